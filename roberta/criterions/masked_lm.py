@@ -1,0 +1,36 @@
+"""The masked-LM loss: cross-entropy of the original token at every masked position (arXiv:1810.04805)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from roberta.config import option
+from roberta.layout import Batch
+from roberta.registry import CRITERIONS
+
+
+@dataclass(frozen=True)
+class MaskedLMLossConfig:
+    """Options of the masked-LM loss."""
+
+    masked_lm_head: str = option("lm", help="name of the head that predicts tokens")
+
+
+@CRITERIONS.register("masked_lm", MaskedLMLossConfig)
+class MaskedLMLoss:
+    """Sum of the negative log-likelihoods of the targets, in nats."""
+
+    def __init__(self, config: MaskedLMLossConfig) -> None:
+        self.head = config.masked_lm_head
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss summed over the batch's targets, and the sums to log (here the same)."""
+        loss = model(batch.tokens, batch.layout, self.head, batch.select, batch.targets)
+        return loss, {"loss": loss.detach()}
+
+    def metrics(self, sums: Mapping[str, float], num_targets: int) -> dict[str, float]:
+        """Return the loss per target in bits (as fairseq logs it), the same in nats, and the perplexity."""
+        nats = sums["loss"] / num_targets
+        return {"loss": nats / math.log(2.0), "nats": nats, "ppl": math.exp(min(nats, 700.0))}

@@ -1,0 +1,64 @@
+"""The order of samples in an epoch, and which of them make a batch.
+
+Both depend on sizes and seeds alone: not on the data, the number of processes or the number of workers.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roberta.errors import ConfigError, DataError
+from roberta.randomness import generator
+
+
+def order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the indices of all samples in the order of an epoch: (num_samples,) int64."""
+    return generator(seed, "order", epoch).permutation(num_samples).astype(np.int64, copy=False)
+
+
+def batches(
+    sizes: NDArray[np.integer], *, batch_size: int | None = None, max_tokens: int | None = None
+) -> NDArray[np.int64]:
+    """Return where each batch of consecutive samples starts, then the number of samples: (num_batches + 1,) int64.
+
+    A batch takes as many samples as it can: at most `batch_size`, of at most `max_tokens` tokens in all. The last one
+    may be smaller; no sample is left out. `sizes`: (N,) tokens of each sample, in the order of the epoch.
+
+    Raises:
+        ConfigError: neither limit is given, or one is below 1.
+        DataError: a sample alone has more than `max_tokens`.
+    """
+    for flag, limit in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{flag} {limit}; expected at least 1")
+    if batch_size is None and max_tokens is None:
+        raise ConfigError("a batch has no limit; give --batch-size, --max-tokens or both")
+    if max_tokens is None:
+        return np.append(np.arange(0, len(sizes), batch_size), len(sizes)).astype(np.int64)
+    if len(sizes) and sizes.max() > max_tokens:
+        raise DataError(
+            f"a sample has {sizes.max()} tokens; --max-tokens allows {max_tokens}; raise it or shorten samples"
+        )
+    following = first_beyond(sizes, max_tokens)
+    if batch_size is not None:
+        following = np.minimum(following, np.arange(len(sizes)) + batch_size)
+    return chain(following)
+
+
+def first_beyond(sizes: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
+    """Return, for a group that starts at item i, the item that no longer fits into `limit`: (N,) int64, above i.
+
+    A group has at least one item, even if that is larger than the limit.
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    beyond = np.searchsorted(ends, ends - sizes + limit, side="right")
+    return np.maximum(beyond, np.arange(1, len(sizes) + 1))
+
+
+def chain(following: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return 0, following[0], following[following[0]] and so on until N: where the groups start, then N."""
+    steps = np.ascontiguousarray(following).data
+    at, visited = 0, [0]
+    while at < len(steps):
+        at = steps[at]
+        visited.append(at)
+    return np.array(visited, dtype=np.int64)

@@ -1,0 +1,121 @@
+"""Where each sequence lies in a packed run of tokens.
+
+Inside the library no tensor is padded: the real tokens of all sequences stand one after another in one dimension, and
+a SequenceLayout travels beside them. Padding exists only at the hub's border and inside an attention branch.
+
+Shapes: B sequences, T packed tokens, S padded length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SequenceLayout:
+    """The lengths of B packed sequences, on the host and on the device.
+
+    `lengths` are Python integers, so no branch on them ever waits for a device. A length of 0 is allowed: such a
+    sequence has no tokens.
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor  # (B + 1,) int32: the offset of each sequence, then T
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> "SequenceLayout":
+        """Return the layout of sequences with these lengths in tokens, in this order."""
+        counts = np.asarray(lengths, dtype=np.int64)
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+        return cls(tuple(counts.tolist()), torch.from_numpy(offsets).to(device, non_blocking=True))
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+    @cached_property
+    def max_seqlen(self) -> int:
+        return max(self.lengths, default=0)
+
+    @property
+    def is_uniform(self) -> bool:
+        """All sequences have the same length, so (T, ...) can be viewed as (B, S, ...)."""
+        return self.num_tokens == self.num_sequences * self.max_seqlen
+
+    @property
+    def first(self) -> Tensor:
+        """Return the index of each sequence's first token: (B,) int64. Every sequence must have one."""
+        return self.cu_seqlens[:-1].long()
+
+    @cached_property
+    def sequence_ids(self) -> Tensor:
+        """Return the sequence that each token belongs to: (T,) int64."""
+        ids = torch.from_numpy(np.repeat(np.arange(self.num_sequences), self.lengths))
+        return ids.to(self.cu_seqlens.device, non_blocking=True)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Return the offset of each token in its sequence, from 0: (T,) int64."""
+        counts = np.asarray(self.lengths, dtype=np.int64)
+        starts = np.cumsum(counts) - counts
+        positions = torch.from_numpy(np.arange(self.num_tokens) - np.repeat(starts, counts))
+        return positions.to(self.cu_seqlens.device, non_blocking=True)
+
+    @cached_property
+    def is_token(self) -> Tensor:
+        """Return which cells of the padded (B, S) grid hold a token: bool."""
+        columns = torch.arange(self.max_seqlen, device=self.cu_seqlens.device)
+        return columns < self.cu_seqlens.diff().unsqueeze(1)  # (B, S)
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """Return the cell of each token in the flattened padded (B * S) grid: (T,) int64."""
+        return self.sequence_ids * self.max_seqlen + self.positions
+
+    def pad(self, packed: Tensor, value: float = 0) -> Tensor:
+        """Return (T, ...) spread over a right-padded (B, S, ...), empty cells filled with `value`."""
+        shape = packed.shape[1:]
+        if self.is_uniform:
+            return packed.view(self.num_sequences, self.max_seqlen, *shape)
+        grid = packed.new_full((self.num_sequences * self.max_seqlen, *shape), value)
+        return grid.index_copy(0, self.cells, packed).view(self.num_sequences, self.max_seqlen, *shape)  # (B, S, ...)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """Return the tokens of a right-padded (B, S, ...) as (T, ...); the inverse of `pad`."""
+        flat = padded.reshape(self.num_sequences * self.max_seqlen, *padded.shape[2:])
+        return flat if self.is_uniform else flat.index_select(0, self.cells)  # (T, ...)
+
+    def to(self, device: torch.device | str) -> "SequenceLayout":
+        """Return the same layout with its tensors on `device`."""
+        return SequenceLayout(self.lengths, self.cu_seqlens.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a criterion needs of some samples: packed tokens, and the rows that have a target."""
+
+    tokens: Tensor  # (T,) int64
+    layout: SequenceLayout
+    select: Tensor  # (M,) int64: the rows of the features that a head sees
+    targets: Tensor  # (M,) int64 classes or (M,) float values, or as the head's criterion says
+    num_targets: int  # the denominator of this batch in the mean loss
+    sample_ids: tuple[int, ...]  # which samples of the data set, for messages
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch with its tensors on `device`."""
+        return Batch(
+            self.tokens.to(device, non_blocking=True),
+            self.layout.to(device),
+            self.select.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            self.num_targets,
+            self.sample_ids,
+        )

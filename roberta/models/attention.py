@@ -1,0 +1,21 @@
+"""Self-attention over packed sequences: each token attends to the tokens of its own sequence.
+
+Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from roberta.layout import SequenceLayout
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropout_p: float = 0.0) -> Tensor:
+    """Return softmax(q k^T / sqrt(D)) v within each sequence.
+
+    q, k, v and the result: (T, H, D). `dropout_p` applies to the attention probabilities.
+    Sequences of one common length need no mask tensor, which lets every backend take its fastest kernel.
+    """
+    mask = None if layout.is_uniform else layout.is_token[:, None, None, :]  # (B, 1, 1, S)
+    q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)  # (B, H, S, D)
+    return layout.pack(context.transpose(1, 2))  # (T, H, D)

@@ -1,0 +1,80 @@
+"""Cross-entropy of a projection onto a large vocabulary, without ever holding all of its logits.
+
+The logits of M rows and V symbols are the largest tensor of masked-LM training by far. Here they exist a piece at a
+time in one small buffer, which turns into their own gradient in place; the backward pass has then nothing left to do.
+
+Shapes: M rows, C embed_dim, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}  # a piece of logits should fit the last-level cache of a CPU
+
+
+def projected_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over rows of -log softmax(rows weight^T + bias)[target], in nats.
+
+    rows: (M, C); weight: (V, C); bias: (V,); targets: (M,) int64. Equal to `F.cross_entropy` with `reduction="sum"`
+    of fp32 logits, also under autocast, where the matrix products alone are in half precision.
+    """
+    device = rows.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        rows, weight = rows.to(dtype), weight.to(dtype)
+    with torch.autocast(device, enabled=False):
+        return _ProjectedCrossEntropy.apply(rows, weight, bias, targets)
+
+
+class _ProjectedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        wants_gradients = any(ctx.needs_input_grad)
+        wide = torch.promote_types(rows.dtype, torch.float32)
+        loss = rows.new_zeros((), dtype=wide)
+        grad_rows = torch.empty_like(rows)
+        grad_weight = torch.zeros_like(weight, dtype=wide)
+        grad_bias = torch.zeros_like(bias, dtype=wide)
+        piece = max(1, _PIECE_BYTES[rows.device.type] // (wide.itemsize * len(weight)))
+        buffer = rows.new_empty((min(piece, len(rows)), len(weight)), dtype=wide)
+        for start in range(0, len(rows), piece):
+            x, target = rows[start : start + piece], targets[start : start + piece].unsqueeze(1)
+            logits = buffer[: len(x)]  # (m, V)
+            _linear(x, weight, bias, out=logits)
+            logits -= logits.amax(dim=1, keepdim=True)
+            loss -= logits.gather(1, target).sum()
+            normaliser = logits.exp_().sum(dim=1, keepdim=True)  # (m, 1)
+            loss += normaliser.log().sum()
+            if wants_gradients:
+                grad_logits = logits.div_(normaliser)
+                grad_logits.scatter_add_(1, target, grad_logits.new_full((len(x), 1), -1.0))
+                grad_bias += grad_logits.sum(dim=0)
+                grad_logits = grad_logits.to(rows.dtype)
+                torch.mm(grad_logits, weight, out=grad_rows[start : start + piece])
+                _accumulate(grad_weight, grad_logits, x)
+        if wants_gradients:
+            ctx.save_for_backward(grad_rows, grad_weight, grad_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (scale,) = grad_outputs
+        grad_rows, grad_weight, grad_bias = ctx.saved_tensors
+        return grad_rows * scale.to(grad_rows.dtype), grad_weight * scale, grad_bias * scale, None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, *, out: Tensor) -> None:
+    """Write x weight^T + bias into `out`, which may be wider than x and weight."""
+    if x.dtype == out.dtype:
+        torch.addmm(bias, x, weight.t(), out=out)
+    else:
+        out.copy_(x @ weight.t()).add_(bias)
+
+
+def _accumulate(grad_weight: Tensor, grad_logits: Tensor, x: Tensor) -> None:
+    if x.dtype == grad_weight.dtype:
+        grad_weight.addmm_(grad_logits.t(), x)
+    else:
+        grad_weight += grad_logits.t() @ x

@@ -1,0 +1,177 @@
+"""RoBERTa: a transformer encoder with named heads (arXiv:1907.11692). Config, model, presets.
+
+Shapes: B sequences, T packed tokens, M selected rows, C embed_dim, K outputs of a head.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from roberta.config import option
+from roberta.errors import CheckpointError, ConfigError, choices
+from roberta.layout import SequenceLayout
+from roberta.models.transformer import Activation, TransformerEncoder
+from roberta.registry import HEADS, MODELS
+
+
+@dataclass(frozen=True)
+class RobertaConfig:
+    """Shape and regularisation of a RoBERTa encoder."""
+
+    vocab_size: int = option(50265, help="rows of the token embedding: the dictionary with its specials")
+    padding_idx: int = option(1, help="id of <pad>; positions count from the id after it")
+    max_positions: int = option(512, help="longest sequence in tokens, <s> and </s> included")
+    encoder_layers: int = option(12, help="number of layers")
+    embed_dim: int = option(768, help="width of the features")
+    ffn_embed_dim: int = option(3072, help="inner width of the feed-forward part")
+    attention_heads: int = option(12, help="number of attention heads; divides embed_dim")
+    dropout: float = option(0.1, help="dropout after embeddings, attention and feed-forward")
+    attention_dropout: float = option(0.1, help="dropout on the attention probabilities")
+    activation_dropout: float = option(0.0, help="dropout after the activation of the feed-forward part")
+    activation_fn: Activation = option("gelu", help="activation of the feed-forward part; gelu is the exact form")
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "max_positions", "encoder_layers", "embed_dim", "ffn_embed_dim", "attention_heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("dropout", "attention_dropout", "activation_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if self.embed_dim % self.attention_heads:
+            raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of attention_heads {self.attention_heads}")
+        if not 0 <= self.padding_idx < self.vocab_size:
+            raise ConfigError(f"padding_idx {self.padding_idx} is outside the vocabulary of {self.vocab_size}")
+
+
+@MODELS.register("roberta", RobertaConfig)
+class RobertaModel(nn.Module):
+    """A RoBERTa encoder; heads are added by name."""
+
+    def __init__(self, config: RobertaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.head_configs: dict[str, Any] = {}
+        self.heads = nn.ModuleDict()
+        self.encoder = TransformerEncoder(
+            vocab_size=config.vocab_size,
+            padding_idx=config.padding_idx,
+            max_positions=config.max_positions,
+            encoder_layers=config.encoder_layers,
+            embed_dim=config.embed_dim,
+            ffn_embed_dim=config.ffn_embed_dim,
+            attention_heads=config.attention_heads,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            activation_dropout=config.activation_dropout,
+            activation_fn=config.activation_fn,
+        )
+
+    def register_head(self, name: str, config: Any) -> None:
+        """Add a freshly initialised head under `name`, built from its config, or replace the one of that name."""
+        if not name or "." in name or hasattr(self.heads, name):
+            raise ConfigError(f"{name!r} can't name a head; use letters, digits and underscores, such as 'topic'")
+        weight = self.encoder.embed_tokens.weight
+        self.heads[name] = HEADS.build(config, self.encoder).to(device=weight.device, dtype=weight.dtype)
+        self.head_configs[name] = config
+
+    def head_config(self, name: str) -> Any:
+        """Return the config of the head of that name.
+
+        Raises:
+            ConfigError: there is none; the message lists those there are.
+        """
+        if name not in self.head_configs:
+            raise ConfigError(f"the model has no head {name!r}; {choices(name, self.head_configs)}")
+        return self.head_configs[name]
+
+    def forward(
+        self,
+        tokens: Tensor,
+        layout: SequenceLayout,
+        head: str | None = None,
+        select: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Map token ids (T,) to features, to the outputs of a head, or to its loss.
+
+        `select` (M,) int64 picks feature rows, all where not given.
+        Returns (M, C) features, or (M, K) outputs of `head`, or with `targets` (M,) the summed loss of a head that
+        has one of its own.
+        """
+        features = self.encoder(tokens, layout)  # (T, C)
+        rows = features if select is None else features.index_select(0, select)  # (M, C)
+        if head is None:
+            return rows
+        module: Any = self.heads[head]
+        return module(rows) if targets is None else module.loss(rows, targets)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, source: str) -> None:
+        """Take over all parameters from `weights`, without a copy.
+
+        Raises:
+            CheckpointError: parameters are missing, unknown or of another shape; the message lists all of them.
+        """
+        own = self.state_dict()
+        missing = [name for name in own if name not in weights]
+        unknown = [name for name in weights if name not in own]
+        reshaped = [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ]
+        if missing or unknown or reshaped:
+            lists = {"missing": missing, "unknown": unknown, "of another shape": reshaped}
+            details = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists.items() if names)
+            raise CheckpointError(f"{source}: the weights do not fit the model: {details}")
+        self.load_state_dict(weights, assign=True)
+
+
+Preset = Callable[[], RobertaConfig]
+PRESETS: dict[str, Preset] = {}
+
+
+def preset(name: str) -> Callable[[Preset], Preset]:
+    """Return a decorator that enters a function of literals as the model shape `name`."""
+
+    def enter(function: Preset) -> Preset:
+        PRESETS[name] = function
+        return function
+
+    return enter
+
+
+def preset_config(name: str) -> RobertaConfig:
+    """Return the config of a named model shape.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; {choices(name, PRESETS)}")
+    return PRESETS[name]()
+
+
+@preset("roberta.base")
+def roberta_base() -> RobertaConfig:
+    """RoBERTa base, 125M parameters (arXiv:1907.11692, table 9)."""
+    return RobertaConfig(encoder_layers=12, embed_dim=768, ffn_embed_dim=3072, attention_heads=12)
+
+
+@preset("roberta.large")
+def roberta_large() -> RobertaConfig:
+    """RoBERTa large, 355M parameters (arXiv:1907.11692, table 9)."""
+    return RobertaConfig(encoder_layers=24, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16)
+
+
+@preset("roberta.small")
+def roberta_small() -> RobertaConfig:
+    """Six layers of width 256, 18M parameters: learns from tens of megabytes of text on a few cores."""
+    return RobertaConfig(encoder_layers=6, embed_dim=256, ffn_embed_dim=1024, attention_heads=4)
+
+
+@preset("roberta.tiny")
+def roberta_tiny() -> RobertaConfig:
+    """Two layers of width 128, 7M parameters: for demonstrations of minutes."""
+    return RobertaConfig(encoder_layers=2, embed_dim=128, ffn_embed_dim=512, attention_heads=2)

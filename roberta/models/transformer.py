@@ -1,0 +1,153 @@
+"""The transformer encoder of RoBERTa: post-norm layers over packed tokens (arXiv:1706.03762, arXiv:1907.11692).
+
+It maps token ids to features. Heads, losses and text are elsewhere.
+
+Shapes: B sequences, T packed tokens, H heads, D head width, C embed_dim.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from roberta.layout import SequenceLayout
+from roberta.models.attention import attention
+
+LAYER_NORM_EPS = 1e-5
+INIT_STD = 0.02
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
+
+
+def activation(name: Activation) -> Callable[[Tensor], Tensor]:
+    """Return the activation function of that name; `gelu` is the exact erf form."""
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu,
+        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+        "relu": F.relu,
+        "tanh": torch.tanh,
+    }
+    assert set(functions) == set(get_args(Activation))
+    return functions[name]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise a linear layer or embedding as BERT does: N(0, INIT_STD), zero bias, zero padding row."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=INIT_STD)
+        if module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with one fused projection for q, k and v."""
+
+    def __init__(self, embed_dim: int, attention_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_heads = attention_heads
+        self.dropout = dropout
+        self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
+        """Map (T, C) to (T, C)."""
+        qkv = self.qkv_proj(x).view(len(x), 3, self.attention_heads, -1)  # (T, 3, H, D)
+        q, k, v = qkv.unbind(1)  # (T, H, D)
+        context = attention(q, k, v, layout, dropout_p=self.dropout if self.training else 0.0)  # (T, H, D)
+        return self.out_proj(context.flatten(1))  # (T, C)
+
+
+class TransformerLayer(nn.Module):
+    """One post-norm layer: x = LN(x + attention(x)); x = LN(x + ffn(x))."""
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        ffn_embed_dim: int,
+        attention_heads: int,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+        activation_fn: Activation,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.activation_dropout = activation_dropout
+        self.activation = activation(activation_fn)
+        self.self_attn = SelfAttention(embed_dim, attention_heads, attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(embed_dim, ffn_embed_dim)
+        self.fc2 = nn.Linear(ffn_embed_dim, embed_dim)
+        self.final_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
+        """Map (T, C) to (T, C)."""
+        context = F.dropout(self.self_attn(x, layout), self.dropout, self.training)
+        x = self.self_attn_layer_norm(x + context)
+        hidden = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
+        return self.final_layer_norm(x + F.dropout(self.fc2(hidden), self.dropout, self.training))
+
+
+class TransformerEncoder(nn.Module):
+    """Token and position embeddings, then a stack of layers."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        padding_idx: int,
+        max_positions: int,
+        encoder_layers: int,
+        embed_dim: int,
+        ffn_embed_dim: int,
+        attention_heads: int,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+        activation_fn: Activation,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.first_position = padding_idx + 1
+        self.embed_tokens = nn.Embedding(vocab_size, embed_dim, padding_idx)
+        self.embed_positions = nn.Embedding(self.first_position + max_positions, embed_dim, padding_idx)
+        self.layernorm_embedding = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                embed_dim=embed_dim,
+                ffn_embed_dim=ffn_embed_dim,
+                attention_heads=attention_heads,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation_dropout=activation_dropout,
+                activation_fn=activation_fn,
+            )
+            for _ in range(encoder_layers)
+        )
+        self.apply(init_weights)
+
+    def embed(self, tokens: Tensor, layout: SequenceLayout) -> Tensor:
+        """Map token ids (T,) to the input of the first layer (T, C)."""
+        positions = self.embed_positions(layout.positions + self.first_position)  # (T, C)
+        x = self.layernorm_embedding(self.embed_tokens(tokens) + positions)
+        return F.dropout(x, self.dropout, self.training)
+
+    def forward(self, tokens: Tensor, layout: SequenceLayout) -> Tensor:
+        """Map token ids (T,) to the features of the last layer (T, C)."""
+        x = self.embed(tokens, layout)
+        for layer in self.layers:
+            x = layer(x, layout)
+        return x
+
+    def all_hiddens(self, tokens: Tensor, layout: SequenceLayout) -> list[Tensor]:
+        """Map token ids (T,) to the embedding output and the output of every layer, each (T, C)."""
+        hiddens = [self.embed(tokens, layout)]
+        for layer in self.layers:
+            hiddens.append(layer(hiddens[-1], layout))
+        return hiddens

@@ -1,0 +1,5 @@
+"""Optimizers and learning-rate schedules. Importing this package registers all of them."""
+
+from roberta.optim import adam, schedules
+
+__all__ = ["adam", "schedules"]

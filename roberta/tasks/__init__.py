@@ -1,0 +1,5 @@
+"""Tasks. Importing this package registers all of them."""
+
+from roberta.tasks import masked_lm
+
+__all__ = ["masked_lm"]

@@ -1,0 +1,86 @@
+"""Validation: the metrics of a criterion over a split, from exact sums over every sample, none dropped."""
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from roberta.data.batching import batches
+from roberta.errors import ConfigError, DataError
+from roberta.progress import progress_bar
+from roberta.tasks.task import Samples
+
+VALID_SEED = VALID_EPOCH = 0  # the same masks at every validation of every run; training epochs count from 1
+
+Precision = Literal["fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def choose_device(name: Device) -> torch.device:
+    """Return the device of that name; `auto` is CUDA if there is one.
+
+    Raises:
+        ConfigError: CUDA is asked for, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a forward pass computes in `precision`."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def check_lengths(samples: Samples, max_positions: int) -> None:
+    """Refuse samples longer than the model takes.
+
+    Raises:
+        ConfigError: there is such a sample.
+    """
+    longest = int(samples.sizes.max(initial=0))
+    if longest > max_positions:
+        raise ConfigError(
+            f"samples of up to {longest} tokens, but the model takes {max_positions}: "
+            "lower --tokens-per-sample, or raise --max-positions of a new model"
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    criterion: Any,
+    samples: Samples,
+    *,
+    batch_size: int | None,
+    max_tokens: int | None,
+    precision: Precision = "fp32",
+) -> dict[str, float]:
+    """Return the criterion's metrics over all samples, with `num_targets` beside them; the model's mode is restored.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    if not len(samples):
+        raise DataError("nothing to evaluate on: the split has no samples")
+    device = next(model.parameters()).device
+    offsets = batches(samples.sizes, batch_size=batch_size, max_tokens=max_tokens)
+    sums: Counter[str] = Counter()
+    num_targets = 0
+    was_training = model.training
+    model.eval()
+    try:
+        with progress_bar(desc="evaluate", unit="sample", total=len(samples)) as bar:
+            for start, end in pairwise(offsets.tolist()):
+                batch = samples.batch(np.arange(start, end), seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
+                with autocast(device, precision):
+                    _, batch_sums = criterion(model, batch)
+                sums.update({name: value.item() for name, value in batch_sums.items()})
+                num_targets += batch.num_targets
+                bar.update(end - start)
+    finally:
+        model.train(was_training)
+    return {**criterion.metrics(sums, num_targets), "num_targets": num_targets}

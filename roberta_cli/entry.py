@@ -1,0 +1,71 @@
+"""What all commands share: errors become one line and an exit code."""
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from roberta.errors import ConfigError, RobertaError
+
+INTERRUPTED = 130
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the line breaks of descriptions and examples, in a column that fits most terminals."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose `@file` arguments are recipes: options as on a command line, `#` starts a comment."""
+
+    def __init__(self, *, description: str, example: str, add_help: bool = True) -> None:
+        super().__init__(
+            description=description,
+            epilog=f"example:\n{example}",
+            formatter_class=Formatter,
+            fromfile_prefix_chars="@",
+            allow_abbrev=False,
+            add_help=add_help,
+        )
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """Split a line of a recipe file into arguments."""
+        return arg_line.split("#")[0].split()
+
+
+def load_user_module(name: str | None) -> None:
+    """Import a user's own module, so that its components are registered.
+
+    Raises:
+        ConfigError: there is no such module on the import path.
+    """
+    if name is None:
+        return
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--user-module {name}: {error}; install it, or add its folder to PYTHONPATH") from error
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Call `command` with the arguments and return the exit code of the process.
+
+    A RobertaError becomes one line on stderr and its exit code; `--debug` among the arguments shows the traceback too.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        return command(arguments)
+    except RobertaError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

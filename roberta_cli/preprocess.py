@@ -1,0 +1,42 @@
+"""roberta-preprocess: text files to a folder that roberta-train reads."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+
+from roberta.config import add_arguments, from_namespace
+from roberta.data.binarize import PreprocessConfig, preprocess
+from roberta_cli.entry import Parser, run
+
+DESCRIPTION = """\
+Binarise text for pretraining: one sentence or paragraph a line, an empty line between documents.
+Writes train.bin and train.idx (likewise valid, test), dict.txt and the BPE files; prints counts as one line of JSON."""
+
+EXAMPLE = """\
+  roberta-preprocess --trainpref wiki.txt books.txt.xz --validpref valid.txt --destdir data-bin
+  roberta-preprocess --trainpref corpus.txt --valid-fraction 0.01 --destdir data-bin"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run roberta-preprocess and return its exit code."""
+    return run(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
+    add_arguments(parser, PreprocessConfig, title="preprocessing")
+    config = from_namespace(PreprocessConfig, parser.parse_args(argv))
+    start = time.perf_counter()
+    splits = {name: dataclasses.asdict(counts) for name, counts in preprocess(config).items()}
+    seconds = time.perf_counter() - start
+    files = sum(len(paths) for paths in (config.trainpref, config.validpref, config.testpref) if paths)
+    keys = ("lines", "documents", "tokens", "text_bytes")
+    total = {key: sum(counts[key] for counts in splits.values()) for key in keys}
+    rates = {"seconds": round(seconds, 3), "mb_per_second": round(total["text_bytes"] / seconds / 1e6, 3)}
+    print(json.dumps({"files": files, **total, **rates, "splits": splits}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,88 @@
+"""roberta-train: pretrain a model."""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roberta_cli.entry import Parser, load_user_module, run
+
+DESCRIPTION = """Pretrain a model on a folder that roberta-preprocess made.
+Options may stand in recipe files: `@file` inserts the options written in it."""
+
+EXAMPLE = """  roberta-train data-bin --save-dir runs/small --preset roberta.small --max-update 10000 \\
+      --tokens-per-sample 128 --batch-size 32 --lr 1e-3 --warmup-updates 600
+  roberta-train @examples/pretraining/small.args data-bin --save-dir runs/small --seed 2"""
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """Return the Recipe that the arguments describe."""
+    from roberta.config import add_arguments, from_namespace
+    from roberta.models.roberta import preset_config
+    from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
+    from roberta.trainer import Recipe, TrainerConfig
+
+    choice, _ = _parser(add_help=False).parse_known_args(argv)
+    load_user_module(choice.user_module)
+    model = preset_config(choice.preset)
+    task, criterion = TASKS.config_class(choice.task), CRITERIONS.config_class(choice.criterion)
+    optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
+
+    parser = _parser(add_help=True)
+    parser.add_argument("data", type=Path, help="folder that roberta-preprocess made")
+    add_arguments(parser, TrainerConfig, title="training")
+    add_arguments(parser, task, title=f"task {choice.task}", exclude=("data",))
+    add_arguments(
+        parser, type(model), title=f"model {choice.preset}", exclude=("vocab_size", "padding_idx"), defaults=model
+    )
+    add_arguments(parser, criterion, title=f"criterion {choice.criterion}")
+    add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")
+    add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}")
+    given = parser.parse_args(argv)
+    return Recipe(
+        task=from_namespace(task, given),
+        model=from_namespace(type(model), given, model),
+        criterion=from_namespace(criterion, given),
+        optimizer=from_namespace(optimizer, given),
+        schedule=from_namespace(schedule, given),
+        trainer=from_namespace(TrainerConfig, given),
+    )
+
+
+def _parser(*, add_help: bool) -> argparse.ArgumentParser:
+    parser = Parser(description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
+    group = parser.add_argument_group("components")
+    group.add_argument(
+        "--preset", default="roberta.base", metavar="NAME", help="shape of the model (default: %(default)s)"
+    )
+    group.add_argument("--task", default="masked_lm", metavar="NAME", help="what is trained (default: %(default)s)")
+    group.add_argument("--criterion", default="masked_lm", metavar="NAME", help="the loss (default: %(default)s)")
+    group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")
+    group.add_argument(
+        "--lr-scheduler",
+        default="polynomial_decay",
+        metavar="NAME",
+        help="the learning-rate schedule (default: %(default)s)",
+    )
+    group.add_argument(
+        "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
+    )
+    return parser
+
+
+def _main(argv: Sequence[str]) -> int:
+    recipe = parse(argv)
+    from roberta.trainer import Trainer
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    trainer = Trainer(recipe)
+    metrics = trainer.train()
+    print(json.dumps({"save_dir": str(recipe.trainer.save_dir), "valid": metrics}))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(_main, argv)

@@ -1,0 +1,46 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "roberta/__init__.py").read_text(encoding="utf-8"))
+assert VERSION
+
+setup(
+    name="roberta",
+    version=VERSION[1],
+    description="RoBERTa for research and use: pretraining, fine-tuning, evaluation and a hub interface",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["roberta", "roberta.*", "roberta_cli"]),
+    package_data={
+        "roberta": ["ARCHITECTURE.md", "py.typed"],
+        "roberta.bpe": ["vocabulary/*"],
+        "roberta.data": ["corpus/*"],
+    },
+    install_requires=[
+        "torch>=2.11",
+        "numpy>=1.26",
+        "regex",
+        "requests>=2.31",
+        "tqdm>=4.66",
+        "sacrebleu>=2.4",
+        "safetensors>=0.5",
+        "tiktoken>=0.9",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-requests", "types-tqdm"],
+    },
+    entry_points={
+        "console_scripts": [
+            "roberta-preprocess=roberta_cli.preprocess:main",
+            "roberta-train=roberta_cli.train:main",
+            "roberta-eval=roberta_cli.evaluate:main",
+            "roberta-quickstart=roberta_cli.quickstart:main",
+        ],
+    },
+)

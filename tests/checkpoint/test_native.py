@@ -1,0 +1,100 @@
+"""Our checkpoint folders: whole or not at all, and never silently wrong."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from roberta.checkpoint import native
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import CheckpointError, StorageError
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    training = native.TrainingState({"trainer": {"seed": 1}}, {"exp_avg.x": torch.ones(2)}, {"num_updates": 7})
+    native.save(tmp_path / "run" / native.step_name(7), tiny_model, Tokenizer.load(), training)
+    return tmp_path / "run" / "step_0000007"
+
+
+def test_a_checkpoint_comes_back_as_it_was(folder, tiny_model):
+    loaded = native.load(folder)
+    assert loaded.model.config == tiny_model.config
+    assert loaded.model.head_configs == tiny_model.head_configs
+    assert not loaded.model.training
+    for name, tensor in tiny_model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor), name
+    assert loaded.tokenizer.encode("Hello world!") == [31414, 232, 328]
+    assert loaded.training.progress == {"num_updates": 7}
+    assert torch.equal(loaded.training.optimizer["exp_avg.x"], torch.ones(2))
+
+
+def test_nothing_but_the_folder_is_left_behind(folder):
+    assert [path.name for path in folder.parent.iterdir()] == ["step_0000007"]
+
+
+def test_saving_again_replaces_the_folder(folder, tiny_model):
+    native.save(folder, tiny_model, Tokenizer.load())
+    assert native.load(folder).training is None
+    assert [path.name for path in folder.parent.iterdir()] == ["step_0000007"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "dict.txt", "vocab.bpe", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_damage_is_found_and_named(folder, name, damage):
+    path = folder / name
+    raw = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(raw[:-1])
+    else:
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        native.load(folder)
+
+
+def test_a_folder_without_its_manifest_is_refused(folder):
+    (folder / native.MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json: missing"):
+        native.load(folder)
+
+
+def test_an_unknown_version_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["version"] = 99
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / native.MANIFEST).unlink()
+    native._write_manifest(folder)
+    with pytest.raises(CheckpointError, match="version 99; this package reads 'roberta' version 1"):
+        native.load(folder)
+
+
+def test_the_newest_intact_checkpoint_wins(folder):
+    for step in (8, 10):
+        shutil.copytree(folder, folder.with_name(native.step_name(step)))
+    (folder.with_name(native.step_name(10)) / "model.safetensors").write_bytes(b"")
+    assert native.newest(folder.parent).name == "step_0000008"
+    assert native.newest(folder.parent / "elsewhere") is None
+
+
+def test_a_run_with_damaged_checkpoints_only_is_an_error(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no intact checkpoint in .*model\.safetensors"):
+        native.newest(folder.parent)
+
+
+def test_pruning_keeps_the_newest_and_sweeps_leftovers(folder):
+    for step in (8, 9, 10):
+        shutil.copytree(folder, folder.with_name(native.step_name(step)))
+    (folder.parent / ".tmp-step_0000011-x").mkdir()
+    native.prune(folder.parent, keep=2)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["step_0000009", "step_0000010"]
+
+
+def test_a_folder_that_can_not_be_made_is_a_storage_error(tiny_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="can't write checkpoint"):
+        native.save(tmp_path / "file" / "step_0000001", tiny_model, Tokenizer.load())

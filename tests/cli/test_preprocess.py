@@ -1,0 +1,84 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from roberta.data.indexed import IndexedDataset
+from roberta_cli.preprocess import main
+
+BAD_INPUT, STORAGE = 2, 5
+
+
+def written(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_counts_are_one_line_of_json(tmp_path, capsys):
+    train = written(tmp_path / "train.txt", "Hello world!\n\nHello\n")
+    valid = written(tmp_path / "valid.txt", "Hello\n")
+    assert main(["--trainpref", train, train, "--validpref", valid, "--destdir", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert printed.out.count("\n") == 1
+    assert (result["files"], result["lines"], result["documents"], result["tokens"]) == (3, 8, 5, 17)
+    assert result["splits"]["valid"] == {"lines": 1, "documents": 1, "tokens": 2, "text_bytes": 6}
+    assert result["seconds"] >= 0
+    assert result["mb_per_second"] >= 0
+    assert len(IndexedDataset(tmp_path / "out" / "train")) == 7
+
+
+def test_existing_files_are_replaced(tmp_path, capsys):
+    for text in ("one\ntwo\n", "three\n"):
+        train = written(tmp_path / "train.txt", text)
+        assert main(["--trainpref", train, "--destdir", str(tmp_path / "out")]) == 0
+    assert len(IndexedDataset(tmp_path / "out" / "train")) == 1
+    assert not list((tmp_path / "out").glob("*.part"))
+
+
+def test_a_vocabulary_of_ones_own_is_used(tmp_path, capsys):
+    train = written(tmp_path / "train.txt", "Hello\n")
+    assert main(["--trainpref", train, "--destdir", str(tmp_path / "first")]) == 0
+    lines = (tmp_path / "first" / "dict.txt").read_text().splitlines()
+    (tmp_path / "first" / "dict.txt").write_text("\n".join(reversed(lines)) + "\n")
+    options = ["--vocab", str(tmp_path / "first"), "--destdir", str(tmp_path / "second")]
+    assert main(["--trainpref", train, *options]) == 0
+    hello = IndexedDataset(tmp_path / "first" / "train")[0][0]
+    assert IndexedDataset(tmp_path / "second" / "train")[0].tolist() == [len(lines) + 7 - hello, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "No such file"), (b"", "is empty"), (b"a\n\xff", "byte offset 2: 0xff")]
+)
+def test_bad_input_is_one_line_and_leaves_no_file(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "a.txt").write_bytes(content)
+    assert main(["--trainpref", str(tmp_path / "a.txt"), "--destdir", str(tmp_path / "out")]) == BAD_INPUT
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a.txt"]
+
+
+def test_no_input_is_one_line(capsys):
+    assert main([]) == BAD_INPUT
+    assert capsys.readouterr().err == "error: nothing to do; give --trainpref, --validpref or --testpref\n"
+
+
+def test_a_destination_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    train = written(tmp_path / "train.txt", "Hello\n")
+    assert main(["--trainpref", train, "--destdir", train]) == STORAGE
+    assert "can't be written" in capsys.readouterr().err
+    assert (tmp_path / "train.txt").read_text() == "Hello\n"
+
+
+def test_help_has_an_example_and_needs_no_torch():
+    start = "import sys; from roberta_cli.preprocess import main"
+    code = f"{start}\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "roberta-preprocess --trainpref" in result.stdout
+    assert "--valid-fraction" in result.stdout

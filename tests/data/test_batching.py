@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roberta.data.batching import batches, order
+from roberta.errors import ConfigError, DataError
+
+SIZES = st.lists(st.integers(0, 20), max_size=50)
+
+
+@given(num_samples=st.integers(0, 200), seed=st.integers(0, 2**31), epoch=st.integers(1, 50))
+def test_an_order_holds_every_index_once(num_samples, seed, epoch):
+    assert sorted(order(num_samples, seed, epoch).tolist()) == list(range(num_samples))
+
+
+def test_an_order_depends_on_seed_and_epoch_alone():
+    assert np.array_equal(order(100, 7, 1), order(100, 7, 1))
+    assert not np.array_equal(order(100, 7, 1), order(100, 7, 2))
+    assert not np.array_equal(order(100, 7, 1), order(100, 8, 1))
+
+
+def test_an_order_stays_what_it_was_in_earlier_versions():
+    assert order(8, 1, 1).tolist() == [5, 7, 3, 2, 6, 0, 4, 1]
+
+
+@given(sizes=SIZES, batch_size=st.none() | st.integers(1, 8), max_tokens=st.none() | st.integers(20, 60))
+def test_batches_hold_every_sample_once_and_as_many_as_the_limits_allow(sizes, batch_size, max_tokens):
+    if batch_size is None and max_tokens is None:
+        return
+    offsets = batches(np.array(sizes, dtype=np.int32), batch_size=batch_size, max_tokens=max_tokens)
+    assert offsets.dtype == np.int64
+    assert offsets[0] == 0
+    assert offsets[-1] == len(sizes)
+
+    def fits(start: int, end: int) -> bool:
+        within_size = batch_size is None or end - start <= batch_size
+        return within_size and (max_tokens is None or sum(sizes[start:end]) <= max_tokens)
+
+    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        assert start < end
+        assert fits(start, end)
+        assert end == len(sizes) or not fits(start, end + 1)
+
+
+def test_the_tail_is_kept():
+    assert batches(np.full(7, 3), batch_size=3).tolist() == [0, 3, 6, 7]
+    assert batches(np.full(7, 3), max_tokens=9).tolist() == [0, 3, 6, 7]
+
+
+@pytest.mark.parametrize("limits", [{"batch_size": 3}, {"max_tokens": 3}])
+def test_no_samples_make_no_batches(limits):
+    assert batches(np.empty(0, dtype=np.int32), **limits).tolist() == [0]
+
+
+def test_a_sample_larger_than_max_tokens_is_refused():
+    with pytest.raises(DataError, match="a sample has 10 tokens; --max-tokens allows 9"):
+        batches(np.array([3, 10]), max_tokens=9)
+
+
+@pytest.mark.parametrize("limits", [{}, {"batch_size": 0}, {"max_tokens": -1}, {"max_tokens": 8, "batch_size": 0}])
+def test_missing_or_impossible_limits_are_refused(limits):
+    with pytest.raises(ConfigError, match=r"--batch-size|--max-tokens"):
+        batches(np.array([3]), **limits)

@@ -1,0 +1,195 @@
+"""Text <-> token ids against fairseq's recorded ids and literals; decoding of anything; folders of files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roberta.bpe import GPT2BPE
+from roberta.data.dictionary import Dictionary
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import DataError, VocabError
+
+BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 50264
+HELLO, WORLD = 31414, 232
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("", [0, 2]),
+        ("Hello world!", [0, 31414, 232, 328, 2]),
+        ("   ", [0, 1437, 1437, 1437, 2]),
+        ("line one\nline two", [0, 1902, 65, 50118, 1902, 80, 2]),
+        ("\x00\x01\x02\x03", [0, 50108, 50109, 50110, 50111, 2]),
+    ],
+)
+def test_text_becomes_the_known_sequence(tokenizer: Tokenizer, text: str, tokens: list[int]) -> None:
+    assert tokenizer.encode_sequence(text) == tokens
+    assert tokenizer.encode(text) == tokens[1:-1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "separator", "tokens"),
+    [
+        (("Hello", " world"), True, [BOS, HELLO, EOS, EOS, WORLD, EOS]),
+        (("Hello", " world"), False, [BOS, HELLO, EOS, WORLD, EOS]),
+        (("", ""), True, [BOS, EOS, EOS, EOS]),
+        (("first", "second", "third"), True, [0, 9502, 2, 2, 10815, 2, 2, 12347, 2]),
+    ],
+)
+def test_texts_are_joined_as_one_sequence(
+    tokenizer: Tokenizer, texts: tuple[str, ...], separator: bool, tokens: list[int]
+) -> None:
+    assert tokenizer.encode_sequence(*texts, separator=separator) == tokens
+
+
+def test_sequences_are_those_recorded_from_fairseq(tokenizer: Tokenizer, shared: Path) -> None:
+    golden = json.loads((shared / "golden/io/golden_io.json").read_text())
+    for case in golden["single"]:
+        assert tokenizer.encode_sequence(case["text"]) == case["tokens"], case["text"]
+        assert tokenizer.decode_sequence(case["tokens"]) == case["decoded"], case["text"]
+    for case in golden["pairs"]:
+        assert tokenizer.encode_sequence(*case["texts"], separator=not case["no_separator"]) == case["tokens"]
+        assert tokenizer.decode_sequence(case["tokens"]) == case["decoded"]
+
+
+def test_batch_is_one_text_after_another(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode_batch(["Hello world", ""]) == [[HELLO, WORLD], []]
+
+
+def test_special_names_in_text_are_never_special_tokens(tokenizer: Tokenizer) -> None:
+    text = "<s><pad></s><unk><mask>madeupword0000"
+    tokens = tokenizer.encode(text)
+    assert not {BOS, PAD, EOS, UNK, MASK}.intersection(tokens)
+    assert tokenizer.decode(tokens) == text
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(exclude_categories=("Cs",))))
+def test_text_survives_a_sequence(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode_sequence(tokenizer.encode_sequence(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ([], ""),
+        ([BOS, HELLO, EOS, PAD, PAD], "Hello"),
+        ([HELLO, MASK], "Hello<mask>"),
+        ([HELLO, UNK], "Hello<unk>"),
+        ([50261, WORLD], "madeupword0000 world"),
+        ([BOS, PAD, EOS], ""),
+        ([50108, 50111], "\x00\x03"),
+    ],
+)
+def test_tokens_decode_to_the_known_text(tokenizer: Tokenizer, tokens: list[int], text: str) -> None:
+    assert tokenizer.decode(tokens) == text
+
+
+def test_bytes_that_are_not_utf8_decode_to_replacement_characters(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode("日")
+    assert tokenizer.decode(tokens) == "日"
+    assert tokenizer.decode([*tokens[:-1], HELLO]) == "\ufffdHello"
+
+
+@pytest.mark.parametrize("token", [-1, 50265])
+def test_token_outside_the_dictionary_is_refused(tokenizer: Tokenizer, token: int) -> None:
+    with pytest.raises(DataError, match=rf"{token}.*allowed: 0 to 50264"):
+        tokenizer.decode([HELLO, token])
+
+
+@settings(deadline=None)
+@given(tokens=st.lists(st.one_of(st.integers(0, 50264), st.sampled_from([BOS, PAD, EOS, MASK]))))
+def test_any_tokens_decode(tokenizer: Tokenizer, tokens: list[int]) -> None:
+    assert tokenizer.decode(tokens).count("<mask>") >= tokens.count(MASK)
+    assert "".join(tokenizer.decode_sequence(tokens)).count("<mask>") >= tokens.count(MASK)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "texts"),
+    [
+        ([], ""),
+        ([EOS], ""),
+        ([BOS], ""),
+        ([BOS, EOS], ""),
+        ([BOS, HELLO, WORLD], "Hello world"),
+        ([BOS, HELLO, EOS, WORLD, EOS], "Hello world"),
+        ([BOS, HELLO, EOS, EOS, WORLD, EOS], ["Hello", " world"]),
+        ([BOS, HELLO, EOS, EOS, WORLD, EOS, PAD, PAD], ["Hello", " world"]),
+        ([BOS, HELLO, EOS, EOS, EOS], ["Hello", "", ""]),
+        ([BOS, EOS, EOS, EOS], ["", "", ""]),
+        ([PAD, BOS, HELLO, EOS], "Hello"),
+    ],
+)
+def test_sequence_splits_where_two_ends_meet(tokenizer: Tokenizer, tokens: list[int], texts: str | list[str]) -> None:
+    assert tokenizer.decode_sequence(tokens) == texts
+
+
+def test_whole_words_start_at_spaces_and_at_whatever_is_not_bpe(tokenizer: Tokenizer) -> None:
+    starts = tokenizer.starts_word
+    assert starts.shape == (50265,)
+    assert starts[[BOS, PAD, EOS, UNK, MASK, 50261, WORLD]].all()
+    assert not starts[[HELLO, 328]].any()
+
+
+def test_bpe_ids_outside_the_dictionary_are_unknown() -> None:
+    tokenizer = Tokenizer(GPT2BPE.load(), Dictionary(["15496"], [1]))
+    assert tokenizer.encode("Hello world") == [4, UNK]
+    assert tokenizer.decode([4, UNK]) == "Hello<unk>"
+    assert tokenizer.starts_word[UNK]
+
+
+def test_saved_tokenizer_loads_as_it_was(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dict.txt", "encoder.json", "vocab.bpe"]
+    again = Tokenizer.load(tmp_path)
+    assert again.dictionary == tokenizer.dictionary
+    assert again.encode_sequence("Hello world!") == [0, 31414, 232, 328, 2]
+
+
+def test_folder_with_a_dictionary_alone_uses_the_packages_bpe(tmp_path: Path) -> None:
+    (tmp_path / "dict.txt").write_text("995 2\n15496 1\n")
+    assert Tokenizer.load(tmp_path).encode("Hello world!") == [5, 4, UNK]
+
+
+def test_empty_folder_means_the_package(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert Tokenizer.load(tmp_path).dictionary == tokenizer.dictionary
+
+
+def test_another_bpe_needs_its_own_dictionary(tmp_path: Path) -> None:
+    (tmp_path / "vocab.bpe").write_text("a b\n")
+    with pytest.raises(VocabError, match=r"its BPE is not GPT-2's.*add its dict\.txt"):
+        Tokenizer.load(tmp_path)
+
+
+def test_dictionary_of_another_bpe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.bpe").write_text("a b\n")
+    (tmp_path / "dict.txt").write_text("64 3\n256 2\n999 1\n")
+    with pytest.raises(VocabError, match=r"dict\.txt: symbol 999 is no BPE id; expected 0 to 257"):
+        Tokenizer.load(tmp_path)
+
+
+def test_folder_of_hugging_face_gives_the_same_tokenizer(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokens_by_id = {index: token for token, index in tokenizer.bpe.encoder.items()}
+    names = [tokens_by_id[int(symbol)] if symbol.isdecimal() else symbol for symbol in tokenizer.dictionary.symbols]
+    (tmp_path / "vocab.json").write_text(json.dumps({name: token for token, name in enumerate(names)}))
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *tokenizer.bpe.merges, ""]), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.dictionary == tokenizer.dictionary
+    assert loaded.encode_sequence("Hello world!") == [0, 31414, 232, 328, 2]
+
+
+def test_numbered_tokens_must_begin_with_the_special_ones(tmp_path: Path) -> None:
+    tokens = ["<pad>", "<s>", *GPT2BPE(["a b"]).encoder]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("a b\n")
+    with pytest.raises(VocabError, match=r"expected \['<s>', '<pad>', '</s>', '<unk>'\]"):
+        Tokenizer.load(tmp_path)

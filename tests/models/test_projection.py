@@ -1,0 +1,54 @@
+"""The projected cross-entropy, against torch's on whole logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from roberta.models import projection
+from roberta.models.projection import projected_cross_entropy
+
+
+def inputs(rows: int, dtype: torch.dtype = torch.float64):
+    torch.manual_seed(0)
+    shapes = ((rows, 6), (31, 6), (31,))
+    tensors = [torch.randn(shape, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+    return *tensors, torch.randint(0, 31, (rows,))
+
+
+@pytest.mark.parametrize("rows", [1, 4, 9])
+def test_loss_and_gradients_equal_those_of_whole_logits(rows, monkeypatch):
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 8)  # pieces of 4 rows
+    x, weight, bias, targets = inputs(rows)
+    ours = projected_cross_entropy(x, weight, bias, targets)
+    expected = F.cross_entropy(x @ weight.t() + bias, targets, reduction="sum")
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=0)
+    found = torch.autograd.grad(ours * 0.3, (x, weight, bias))
+    wanted = torch.autograd.grad(expected * 0.3, (x, weight, bias))
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_large_logits_do_not_overflow():
+    x, weight, bias, targets = inputs(3, torch.float32)
+    ours = projected_cross_entropy(x * 1e4, weight, bias, targets)
+    torch.testing.assert_close(ours, F.cross_entropy(x * 1e4 @ weight.t() + bias, targets, reduction="sum"))
+
+
+def test_autocast_keeps_the_softmax_in_single_precision():
+    x, weight, bias, targets = inputs(9, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = projected_cross_entropy(x, weight, bias, targets)
+    logits = (x.bfloat16() @ weight.bfloat16().t()).float() + bias
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, F.cross_entropy(logits, targets, reduction="sum"), rtol=1e-6, atol=0)
+    gradients = torch.autograd.grad(ours, (x, weight, bias))
+    exact = torch.autograd.grad(F.cross_entropy(x @ weight.t() + bias, targets, reduction="sum"), (x, weight, bias))
+    for gradient, reference in zip(gradients, exact, strict=True):
+        assert gradient.dtype == torch.float32
+        assert F.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0) > 0.999
+
+
+def test_without_gradients_the_loss_is_the_same():
+    x, weight, bias, targets = inputs(5)
+    with torch.no_grad():
+        quiet = projected_cross_entropy(x, weight, bias, targets)
+    assert torch.equal(quiet, projected_cross_entropy(x, weight, bias, targets).detach())

@@ -1,0 +1,153 @@
+"""Opening models by name and path; the published archives come from a loopback server here."""
+
+import argparse
+import http.server
+import io
+import tarfile
+import threading
+
+import pytest
+import torch
+
+from roberta import pretrained
+from roberta.checkpoint import native
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import VocabError
+from roberta.hub import from_pretrained
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.roberta import RobertaConfig, RobertaModel
+
+
+def make_model(**options) -> RobertaModel:
+    torch.manual_seed(0)
+    shape = {"encoder_layers": 1, "embed_dim": 8, "ffn_embed_dim": 8, "attention_heads": 1, "max_positions": 16}
+    model = RobertaModel(RobertaConfig(**{**shape, **options}))
+    model.register_head("lm", MaskedLMHeadConfig())
+    model.register_head("mnli", ClassificationHeadConfig(num_classes=3))
+    return model.eval()
+
+
+def fairseq_2019(model: RobertaModel) -> dict:
+    """Return what fairseq of 2019 would have saved of a model."""
+    config = model.config
+    args = argparse.Namespace(
+        encoder_layers=config.encoder_layers,
+        encoder_embed_dim=config.embed_dim,
+        encoder_ffn_embed_dim=config.ffn_embed_dim,
+        encoder_attention_heads=config.attention_heads,
+        max_positions=config.max_positions,
+        activation_fn="gelu",
+        pooler_activation_fn="tanh",
+        dropout=0.1,
+        attention_dropout=0.1,
+    )
+    state = {"decoder.lm_head.weight": model.encoder.embed_tokens.weight.detach()}
+    for name, tensor in model.state_dict().items():
+        foreign = name.replace("encoder.", "decoder.sentence_encoder.", 1).replace("heads.lm.", "decoder.lm_head.")
+        foreign = foreign.replace("heads.mnli.", "classification_heads.mnli.")
+        foreign = foreign.replace("layernorm_embedding", "emb_layer_norm").replace("qkv_proj.", "in_proj_")
+        state[foreign] = tensor
+    return {"args": args, "model": state}
+
+
+@pytest.fixture
+def archive(tmp_path) -> bytes:
+    """Return a hub archive as published: one folder with model.pt, dict.txt and a note."""
+    folder = tmp_path / "roberta.large.mnli"
+    folder.mkdir()
+    torch.save(fairseq_2019(make_model()), folder / "model.pt", _use_new_zipfile_serialization=False)
+    Tokenizer.load().dictionary.save(folder / "dict.txt")
+    (folder / "NOTE").write_text("a note")
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        tar.add(folder, arcname=folder.name)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def server(archive, monkeypatch, tmp_path):
+    """Serve the archive under every path, count the requests, and point the release table and the cache at it."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(archive)))
+            self.end_headers()
+            self.wfile.write(archive)
+
+        def log_message(self, *args):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    base = f"http://127.0.0.1:{httpd.server_address[1]}"
+    releases = {
+        name: pretrained.Release(release.url.replace(pretrained.FAIRSEQ_MODELS, base), release.labels)
+        for name, release in pretrained.RELEASES.items()
+    }
+    monkeypatch.setattr(pretrained, "RELEASES", releases)
+    monkeypatch.setenv("ROBERTA_CACHE", str(tmp_path / "cache"))
+    yield requests
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_releases_are_the_published_urls():
+    for name, release in pretrained.RELEASES.items():
+        assert release.url == f"https://dl.fbaipublicfiles.com/fairseq/models/{name}.tar.gz"
+
+
+def test_a_release_is_downloaded_once_and_gives_the_models_numbers(server):
+    roberta = from_pretrained("roberta.large.mnli")
+    again = from_pretrained("roberta.large.mnli")
+    assert server == ["/roberta.large.mnli.tar.gz"]
+    tokens = roberta.encode("Hello world!")
+    expected = make_model()
+    packed, layout, _ = roberta._pack(tokens)
+    torch.testing.assert_close(
+        roberta.predict("mnli", tokens, return_logits=True), expected(packed, layout, "mnli", layout.first)
+    )
+    assert torch.equal(roberta.extract_features(tokens), again.extract_features(tokens))
+    assert roberta.model.head_config("mnli").labels == ("contradiction", "neutral", "entailment")
+    assert not roberta.training
+
+
+def test_torch_hub_downloads_a_release_by_its_name(server):
+    import hubconf
+
+    roberta = getattr(hubconf, "roberta.large.mnli")()
+    assert server == ["/roberta.large.mnli.tar.gz"]
+    assert "mnli" in roberta.model.heads
+
+
+def test_a_local_archive_is_opened_and_left_as_it_was(archive, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBERTA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "mine.tar.gz"
+    path.write_bytes(archive)
+    assert from_pretrained(path).encode("a").tolist() == [0, 102, 2]
+    assert path.read_bytes() == archive
+
+
+def test_a_fairseq_folder_and_its_file_open_alike(archive, tmp_path):
+    folder = tmp_path / "roberta.large.mnli"
+    (folder / "model.pt").rename(folder / "best.pt")
+    by_folder = from_pretrained(folder, checkpoint_file="best.pt")
+    by_file = from_pretrained(folder / "best.pt")
+    tokens = by_folder.encode("a")
+    assert torch.equal(by_folder.extract_features(tokens), by_file.extract_features(tokens))
+
+
+@pytest.mark.parametrize("kind", ["fairseq", "native"])
+def test_a_dictionary_that_does_not_fit_the_embedding_is_refused(kind, tmp_path):
+    model = make_model(vocab_size=50000)
+    if kind == "native":
+        native.save(tmp_path / "model", model, Tokenizer.load())
+    else:
+        (tmp_path / "model").mkdir()
+        torch.save(fairseq_2019(model), tmp_path / "model" / "model.pt")
+    with pytest.raises(VocabError, match="the dictionary has 50265 symbols .* the token embedding 50000 rows"):
+        from_pretrained(tmp_path / "model")

@@ -13,7 +13,6 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.bpe import SlowBPE, slow_encoder
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 
@@ -21,6 +20,7 @@ from roberta.bpe import GPT2BPE, GPT2BPEConfig
 from roberta.bpe.gpt2 import VOCABULARY
 from roberta.errors import StorageError, VocabError
 from roberta.registry import BPES
+from tests.reference.bpe import SlowBPE, slow_encoder
 
 MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"

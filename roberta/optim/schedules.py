@@ -1,8 +1,9 @@
 """Learning-rate schedules: pure functions of the number of updates done.
 
-Update k is made with the rate at k - 1 updates, as in fairseq: with a warm-up the first update has rate 0.
+Update k is made with the rate at k - 1 updates, as in fairseq: with a warm-up from 0 the first update has rate 0.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,20 +15,26 @@ Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)
-class PolynomialDecayConfig:
-    """Options of the polynomial (by default linear) schedule."""
+class WarmupConfig:
+    """Options that every schedule has."""
 
     lr: float = option(5e-4, help="peak learning rate")
-    warmup_updates: int = option(0, help="updates of linear warm-up from 0 to the peak")
-    end_learning_rate: float = option(0.0, help="rate at the end and after it")
-    power: float = option(1.0, help="exponent of the decay; 1 is linear")
-    total_num_update: int | None = option(None, help="updates until the end rate; --max-update where not given")
+    warmup_updates: int = option(0, help="updates of linear warm-up to the peak")
 
     def __post_init__(self) -> None:
         if self.lr <= 0.0:
             raise ConfigError(f"--lr is {self.lr}; it must be positive")
         if self.warmup_updates < 0:
             raise ConfigError(f"--warmup-updates is {self.warmup_updates}; it must be at least 0")
+
+
+@dataclass(frozen=True)
+class PolynomialDecayConfig(WarmupConfig):
+    """Options of the polynomial (by default linear) schedule."""
+
+    end_learning_rate: float = option(0.0, help="rate at the end and after it")
+    power: float = option(1.0, help="exponent of the decay; 1 is linear")
+    total_num_update: int | None = option(None, help="updates until the end rate; --max-update where not given")
 
 
 @SCHEDULES.register("polynomial_decay", PolynomialDecayConfig)
@@ -37,17 +44,115 @@ def polynomial_decay(config: PolynomialDecayConfig, max_update: int) -> Schedule
     Raises:
         ConfigError: the warm-up is longer than the schedule.
     """
-    total = config.total_num_update or max_update
-    warmup = config.warmup_updates
-    if warmup > total:
-        raise ConfigError(f"--warmup-updates {warmup} is more than the {total} updates of the schedule")
+    warmup, total = config.warmup_updates, _total(config.total_num_update, max_update, config.warmup_updates)
 
-    def lr(num_updates: int) -> float:
-        if warmup and num_updates <= warmup:
-            return config.lr * num_updates / warmup
-        if num_updates >= total:
-            return config.end_learning_rate
-        remaining = 1.0 - (num_updates - warmup) / (total - warmup)
+    def decay(num_updates: int) -> float:
+        remaining = 1.0 - (num_updates - warmup) / (total - warmup) if num_updates < total else 0.0
         return (config.lr - config.end_learning_rate) * remaining**config.power + config.end_learning_rate
 
+    return _after_warmup(config, decay)
+
+
+@dataclass(frozen=True)
+class CosineConfig(WarmupConfig):
+    """Options of the cosine schedule."""
+
+    min_lr: float = option(0.0, help="rate at the end and after it")
+    total_num_update: int | None = option(None, help="updates until the lowest rate; --max-update where not given")
+
+
+@SCHEDULES.register("cosine", CosineConfig)
+def cosine(config: CosineConfig, max_update: int) -> Schedule:
+    """Return linear warm-up to `lr`, then half a cosine to `min_lr` (arXiv:1608.03983, one period).
+
+    Raises:
+        ConfigError: the warm-up is longer than the schedule.
+    """
+    warmup, total = config.warmup_updates, _total(config.total_num_update, max_update, config.warmup_updates)
+
+    def decay(num_updates: int) -> float:
+        done = (num_updates - warmup) / (total - warmup) if num_updates < total else 1.0
+        return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1.0 + math.cos(math.pi * done))
+
+    return _after_warmup(config, decay)
+
+
+@dataclass(frozen=True)
+class InverseSqrtConfig(WarmupConfig):
+    """Options of the inverse-square-root schedule."""
+
+    warmup_init_lr: float = option(0.0, help="rate at the start of the warm-up")
+
+
+@SCHEDULES.register("inverse_sqrt", InverseSqrtConfig)
+def inverse_sqrt(config: InverseSqrtConfig, max_update: int) -> Schedule:
+    """Return warm-up to `lr`, then decay with the root of the number of updates (arXiv:1706.03762 section 5.3).
+
+    Raises:
+        ConfigError: there is no warm-up, which the decay starts from.
+    """
+    if not config.warmup_updates:
+        raise ConfigError("--lr-scheduler inverse_sqrt decays from the end of its warm-up; give --warmup-updates")
+
+    def decay(num_updates: int) -> float:
+        return config.lr * (config.warmup_updates / num_updates) ** 0.5
+
+    return _after_warmup(config, decay, config.warmup_init_lr)
+
+
+@dataclass(frozen=True)
+class FixedConfig(WarmupConfig):
+    """Options of the constant schedule; it has none of its own."""
+
+
+@SCHEDULES.register("fixed", FixedConfig)
+def fixed(config: FixedConfig, max_update: int) -> Schedule:
+    """Return linear warm-up to `lr`, which then stays."""
+    return _after_warmup(config, lambda num_updates: config.lr)
+
+
+@dataclass(frozen=True)
+class WarmupStableDecayConfig(WarmupConfig):
+    """Options of the warm-up, stable, decay schedule."""
+
+    decay_updates: int = option(help="updates of linear decay to 0 at the end")
+
+
+@SCHEDULES.register("wsd", WarmupStableDecayConfig)
+def warmup_stable_decay(config: WarmupStableDecayConfig, max_update: int) -> Schedule:
+    """Return linear warm-up to `lr`, which stays, and falls to 0 over the last `decay_updates` (arXiv:2404.06395).
+
+    A run can be prolonged from a checkpoint before the decay without having wasted anything.
+
+    Raises:
+        ConfigError: warm-up and decay together are longer than the run.
+    """
+    if not 0 <= config.decay_updates <= max_update - config.warmup_updates:
+        raise ConfigError(
+            f"--decay-updates {config.decay_updates} and --warmup-updates {config.warmup_updates} "
+            f"do not fit into --max-update {max_update}"
+        )
+
+    def decay(num_updates: int) -> float:
+        return config.lr * min(1.0, max(0, max_update - num_updates) / max(1, config.decay_updates))
+
+    return _after_warmup(config, decay)
+
+
+def _after_warmup(config: WarmupConfig, decay: Schedule, initial_lr: float = 0.0) -> Schedule:
+    """Return a schedule that rises from `initial_lr` to the peak, then goes on as `decay` says."""
+    warmup = config.warmup_updates
+
+    def lr(num_updates: int) -> float:
+        if num_updates < warmup:
+            return initial_lr + (config.lr - initial_lr) * num_updates / warmup
+        return decay(num_updates)
+
     return lr
+
+
+def _total(total_num_update: int | None, max_update: int, warmup_updates: int) -> int:
+    total = max_update if total_num_update is None else total_num_update
+    if warmup_updates > total:
+        raise ConfigError(f"--warmup-updates {warmup_updates} is more than the {total} updates of the schedule")
+    return total

@@ -34,12 +34,17 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-requests", "types-tqdm"],
+        "hf": ["huggingface_hub"],
+        "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "bpe": ["tokenizers"],
+        "peers": ["transformers>=5"],
     },
     entry_points={
         "console_scripts": [
             "roberta-preprocess=roberta_cli.preprocess:main",
             "roberta-train=roberta_cli.train:main",
             "roberta-eval=roberta_cli.evaluate:main",
+            "roberta-convert=roberta_cli.convert:main",
             "roberta-quickstart=roberta_cli.quickstart:main",
         ],
     },

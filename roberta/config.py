@@ -49,7 +49,7 @@ def add_arguments(
             text += " (required)"
         elif default is not None:
             text += f" (default: {_spell(default)})"
-        kind, many, _ = _shape(hints[field.name])
+        kind, count, _ = _shape(hints[field.name])
         if kind is bool:
             group.add_argument(
                 flag(field.name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
@@ -58,7 +58,7 @@ def add_arguments(
             group.add_argument(
                 flag(field.name),
                 type=_parser(kind),
-                nargs="+" if many else None,
+                nargs=count,
                 choices=typing.get_args(kind) if typing.get_origin(kind) is Literal else None,
                 metavar=None if typing.get_origin(kind) is Literal else kind.__name__.upper(),
                 default=argparse.SUPPRESS,
@@ -75,7 +75,7 @@ def from_namespace(config: type[Config], namespace: argparse.Namespace, base: Co
     known = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config)
     given = {
-        name: tuple(value) if _shape(hints[name])[1] and value is not None else value
+        name: tuple(value) if _shape(hints[name])[1] is not None and value is not None else value
         for name, value in vars(namespace).items()
         if name in known
     }
@@ -114,16 +114,17 @@ def from_json(config: type[Config], values: Any, *, source: str) -> Config:
     return config(**{name: _typed(value, hints[name], f"{source}: {name}") for name, value in values.items()})
 
 
-def _shape(hint: Any) -> tuple[Any, bool, bool]:
-    """Split a field type into (element type, is a tuple, may be None)."""
+def _shape(hint: Any) -> tuple[Any, int | str | None, bool]:
+    """Split a field type into (element type, length of a tuple or "+" for any or None for no tuple, may be None)."""
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
         assert len(arms) == 1, f"unsupported option type {hint}"
         hint, optional = arms[0], True
     if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True, optional
-    return hint, False, optional
+        elements = typing.get_args(hint)
+        return elements[0], "+" if elements[-1] is ... else len(elements), optional
+    return hint, None, optional
 
 
 def _parser(kind: Any) -> Any:
@@ -141,12 +142,12 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(value: Any, hint: Any, source: str) -> Any:
-    kind, many, optional = _shape(hint)
+    kind, count, optional = _shape(hint)
     if value is None and optional:
         return None
-    if many:
-        if not isinstance(value, list):
-            raise ConfigError(f"{source}: expected a list, found {value!r}")
+    if count is not None:
+        if not isinstance(value, list) or (count != "+" and len(value) != count):
+            raise ConfigError(f"{source}: expected a list{'' if count == '+' else f' of {count}'}, found {value!r}")
         return tuple(_typed(item, kind, source) for item in value)
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):

@@ -56,6 +56,12 @@ class TrainingError(RobertaError):
     exit_code = 6
 
 
+class PreemptionError(RobertaError):
+    """Work was stopped from outside, saved, and can be resumed."""
+
+    exit_code = 75
+
+
 def choices(given: object, allowed: Iterable[str]) -> str:
     """Return the tail of an error message: the allowed names, and the one nearest to `given` if one is near.
 

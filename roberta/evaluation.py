@@ -6,9 +6,11 @@ from typing import Any
 
 from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
 from roberta.data.readers.glue import ClassificationExample
-from roberta.errors import ConfigError, VocabError
+from roberta.errors import ConfigError, DataError, VocabError
 from roberta.hub import RobertaHubInterface
+from roberta.models.heads import ClassificationHeadConfig
 from roberta.progress import progress_bar
+from roberta.registry import HEADS
 from roberta.tasks.masked_lm import MaskedLMTask
 from roberta.tasks.task import Samples
 from roberta.validation import check_lengths, evaluate
@@ -29,7 +31,9 @@ def evaluate_masked_lm(
         )
     roberta.model.head_config(task.head)
     check_lengths(samples, roberta.max_tokens)
-    return evaluate(roberta.model, MaskedLMLoss(MaskedLMLossConfig()), samples, batch_size=None, max_tokens=max_tokens)
+    return evaluate(
+        roberta.model, MaskedLMLoss(MaskedLMLossConfig(), task.head), samples, batch_size=None, max_tokens=max_tokens
+    )
 
 
 def evaluate_classification(
@@ -49,6 +53,10 @@ def evaluate_classification(
         DataError: an example is longer than the model takes.
     """
     config = roberta.model.head_config(head)
+    if not isinstance(config, ClassificationHeadConfig):
+        raise ConfigError(
+            f"head {head!r} is of kind {HEADS.name_of(type(config))}; accuracy needs a classification head"
+        )
     names = config.labels or tuple(labels)
     if len(names) != config.num_classes:
         raise ConfigError(
@@ -61,6 +69,12 @@ def evaluate_classification(
         )
     started = time.perf_counter()
     sequences = [roberta.tokenizer.encode_sequence(*example.texts) for example in examples]
+    for example, sequence in zip(examples, sequences, strict=True):
+        if len(sequence) > roberta.max_tokens:
+            raise DataError(
+                f"{example.source}: {len(sequence)} tokens; the model takes at most {roberta.max_tokens}: "
+                "shorten the texts"
+            )
     correct = 0
     with progress_bar(desc="evaluate", unit="example", total=len(examples)) as bar:
         for indices, logits in roberta.predict_batches(head, sequences, max_tokens=max_tokens):

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from roberta.distributed import SINGLE, World
+
 
 class Meter:
     """Sums and seconds since the last reading. Tensors stay on their device until they are read."""
@@ -44,16 +46,18 @@ class Meter:
         self._num_targets += num_targets
         self._num_tokens += num_tokens
 
-    def read(self, criterion: Any) -> dict[str, float]:
+    def read(self, criterion: Any, world: World = SINGLE) -> dict[str, float]:
         """Return the criterion's metrics, `tokens_per_s` (real tokens) and `data_wait` (share of the time); begin anew.
 
-        This waits for the device.
+        Sums are over all ranks of the world. This waits for the device.
         """
-        sums = {name: value.item() for name, value in self._sums.items()}
+        names = sorted(self._sums)
+        sums = [self._sums[name].item() for name in names]
+        *totals, num_targets, num_tokens = world.total([*sums, self._num_targets, self._num_tokens])
         seconds = self._clock() - self._started - self._paused
         record = {
-            **criterion.metrics(sums, self._num_targets),
-            "tokens_per_s": self._num_tokens / seconds,
+            **criterion.metrics(dict(zip(names, totals, strict=True)), int(num_targets)),
+            "tokens_per_s": num_tokens / seconds,
             "data_wait": self._waited / seconds,
         }
         self._restart()

@@ -1,25 +1,24 @@
 """Models by name or path: where they come from, and how they are opened.
 
 What a path holds is told by its files alone: MANIFEST.json marks one of our checkpoint folders, `step_*` folders
-a run of ours, and a `.pt` file a fairseq checkpoint.
+a run of ours, a config.json with a `model_type` a folder of Hugging Face transformers, and a `.pt` file a fairseq
+checkpoint.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from roberta.checkpoint import fairseq_format, native
+from roberta.checkpoint import fairseq_format, hf_format, hf_tokenizer, native
+from roberta.checkpoint.assembly import assemble
 from roberta.data.readers.glue import MNLI_LABELS
 from roberta.data.tokenizer import Tokenizer
 from roberta.download import cache_dir, fetch, unpack
-from roberta.errors import CheckpointError, VocabError, choices
+from roberta.errors import CheckpointError, DownloadError, VocabError, choices
 from roberta.models.roberta import RobertaModel
-from roberta.registry import MODELS
 
+HF_PREFIX = "hf:"
 FAIRSEQ_MODELS = "https://dl.fbaipublicfiles.com/fairseq/models"
 
 
@@ -34,6 +33,7 @@ class Release:
 RELEASES = {
     "roberta.base": Release(f"{FAIRSEQ_MODELS}/roberta.base.tar.gz"),
     "roberta.large": Release(f"{FAIRSEQ_MODELS}/roberta.large.tar.gz"),
+    "roberta.large.wsc": Release(f"{FAIRSEQ_MODELS}/roberta.large.wsc.tar.gz"),
     "roberta.large.mnli": Release(f"{FAIRSEQ_MODELS}/roberta.large.mnli.tar.gz", {"mnli": MNLI_LABELS}),
 }
 
@@ -46,10 +46,12 @@ class Pretrained:
     tokenizer: Tokenizer
 
 
-def load(name_or_path: str | Path, checkpoint_file: str = "model.pt") -> Pretrained:
-    """Return the model of a release name, a checkpoint folder, a run folder, a fairseq folder or archive, or a file.
+def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify: bool = True) -> Pretrained:
+    """Return the model of a release name, a checkpoint folder, a run folder, a foreign folder or archive, or a file.
 
-    A name in the table of releases is downloaded once. `checkpoint_file` names the file within a fairseq folder.
+    A name in the table of releases is downloaded once, as is `hf:owner/name` from the Hugging Face Hub, by the
+    optional package huggingface_hub. `checkpoint_file` names the file within a fairseq folder. Without `verify` the
+    tensors of our own checkpoints are not compared with their checksums, which takes longer than opening them.
 
     Raises:
         CheckpointError: nothing of that name or path, or it can't be read as a checkpoint.
@@ -60,43 +62,79 @@ def load(name_or_path: str | Path, checkpoint_file: str = "model.pt") -> Pretrai
     if release is not None:
         folder = unpack(fetch(release.url), cache_dir() / str(name_or_path))
         return _load_fairseq(folder / checkpoint_file, release.labels)
+    if str(name_or_path).startswith(HF_PREFIX):
+        return _load_hf(_snapshot(str(name_or_path).removeprefix(HF_PREFIX)))
     path = Path(name_or_path)
     if path.is_file() and path.suffix == ".pt":
         return _load_fairseq(path, {})
     if path.is_file() and path.suffixes[-2:] == [".tar", ".gz"]:
         return _load_fairseq(_unpacked(path) / checkpoint_file, {})
     if path.is_dir():
-        return _load_folder(path, checkpoint_file)
+        return _load_folder(path, checkpoint_file, verify=verify)
     raise CheckpointError(
         f"{name_or_path}: neither a file or folder nor a released model; {choices(name_or_path, RELEASES)}, "
-        "or the path of a run, a checkpoint folder, a fairseq folder or a .tar.gz of one"
+        "hf:owner/name, or the path of a run, a checkpoint folder, a Hugging Face or fairseq folder, "
+        "or a .tar.gz of the latter"
     )
 
 
-def _load_folder(folder: Path, checkpoint_file: str) -> Pretrained:
+def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrained:
     if (folder / native.MANIFEST).is_file():
-        checkpoint = native.load(folder)
+        checkpoint = native.load(folder, training=False, check_tensors=verify)
         return _checked(Pretrained(checkpoint.model, checkpoint.tokenizer), folder)
     if native.steps(folder):
         newest = native.newest(folder)
         assert newest is not None
-        return _load_folder(newest, checkpoint_file)
+        return _load_folder(newest, checkpoint_file, verify=False)  # `newest` has just done so
+    if hf_format.is_folder(folder):
+        return _load_hf(folder)
     if (folder / checkpoint_file).is_file():
         return _load_fairseq(folder / checkpoint_file, {})
     raise CheckpointError(
-        f"{folder}: holds no {native.MANIFEST} (a checkpoint of this package), no {native.STEP_PREFIX}* folder (a run) "
-        f"and no {checkpoint_file} (fairseq)"
+        f"{folder}: holds no {native.MANIFEST} (a checkpoint of this package), no {native.STEP_PREFIX}* folder "
+        f"(a run), no {hf_format.CONFIG} with a model_type (Hugging Face) and no {checkpoint_file} (fairseq)"
     )
 
 
 def _load_fairseq(path: Path, labels: Mapping[str, tuple[str, ...]]) -> Pretrained:
     checkpoint = fairseq_format.read(path)
-    with torch.device("meta"):
-        model: Any = MODELS.build(checkpoint.config)
-        for name, head in checkpoint.heads.items():
-            model.register_head(name, dataclasses.replace(head, labels=labels[name]) if name in labels else head)
-    model.load_weights(checkpoint.state_dict, source=str(path))
-    return _checked(Pretrained(model.eval(), Tokenizer.load(path.parent)), path.parent)
+    heads = {
+        name: dataclasses.replace(head, labels=labels[name]) if name in labels else head
+        for name, head in checkpoint.heads.items()
+    }
+    model = assemble(checkpoint.config, heads, checkpoint.state_dict, source=str(path))
+    return _checked(Pretrained(model, Tokenizer.load(path.parent)), path.parent)
+
+
+def _load_hf(folder: Path) -> Pretrained:
+    checkpoint = hf_format.read(folder)
+    model = assemble(checkpoint.config, checkpoint.heads, checkpoint.state_dict, source=str(folder))
+    return _checked(Pretrained(model, hf_tokenizer.read(folder)), folder)
+
+
+def _snapshot(repository: str) -> Path:
+    """Return the folder with the files of a repository of the Hugging Face Hub, downloaded once.
+
+    Only files that this package reads are fetched, the pickled weights only where there are no others.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise CheckpointError(
+            f"{HF_PREFIX}{repository}: needs the package huggingface_hub; run: pip install huggingface_hub"
+        ) from error
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=[*hf_tokenizer.FILES, *hf_format.SAFE_FILES]))
+        if not any((folder / name).exists() for name in (hf_format.WEIGHTS, hf_format.SHARDS)):
+            folder = Path(snapshot_download(repository, allow_patterns=[*hf_tokenizer.FILES, *hf_format.FILES]))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DownloadError(
+            f"{HF_PREFIX}{repository}: can't be fetched: {reason or type(error).__name__}; check the name, as in "
+            f"{HF_PREFIX}FacebookAI/roberta-base, and the network"
+        ) from error
+    return folder
 
 
 def _unpacked(archive: Path) -> Path:
@@ -110,6 +148,6 @@ def _checked(pretrained: Pretrained, folder: Path) -> Pretrained:
     if rows != symbols:
         raise VocabError(
             f"{folder}: the dictionary has {symbols} symbols with its specials, the token embedding {rows} rows; "
-            "put the dict.txt that the model was trained with beside it"
+            "put the dict.txt (or vocab.json and merges.txt) that the model was trained with beside it"
         )
     return pretrained

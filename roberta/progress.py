@@ -10,7 +10,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def progress_bar(*, desc: str, unit: str, total: float | None = None, initial: float = 0, scale: bool = False) -> Any:
+def progress_bar(
+    *, desc: str, unit: str, total: float | None = None, initial: float = 0, scale: bool = False, enabled: bool = True
+) -> Any:
     """Return a tqdm bar on stderr; it stays silent where stderr is not a terminal."""
     return tqdm(
         desc=desc,
@@ -19,7 +21,7 @@ def progress_bar(*, desc: str, unit: str, total: float | None = None, initial: f
         initial=initial,
         unit_scale=scale,
         file=sys.stderr,
-        disable=None,
+        disable=None if enabled else True,
         dynamic_ncols=True,
     )
 
@@ -42,3 +44,19 @@ class JsonLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def forget_after(path: Path, num_updates: int) -> None:
+    """Drop the records of a log that lie after an update, for a run that goes on from there."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _update_of(line) <= num_updates]
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _update_of(line: str) -> int:
+    (record,) = json.loads(line).values()
+    return int(record["num_updates"])

@@ -1,7 +1,8 @@
 """The training loop: batches in, updates, logs, validation and checkpoints out.
 
 It knows no concrete model, task or criterion. Its position in the data is three integers, and all randomness is keyed
-by (seed, update), so a resumed run goes on bit for bit as the unbroken one would have.
+by (seed, update, batch), so a resumed run goes on bit for bit as the unbroken one would have, and processes that share
+the batches of an update compute what one process would with that many times the accumulation.
 """
 
 import dataclasses
@@ -18,187 +19,179 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from roberta import pretrained
 from roberta.checkpoint import native
-from roberta.config import flag, option, to_json
 from roberta.data.batching import batches, order
-from roberta.errors import CheckpointError, ConfigError, DataError, TrainingError
+from roberta.distributed import join_world, parallelise, sharded_like, synchronise_gradients, whole
+from roberta.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PreemptionError,
+    StorageError,
+    TrainingError,
+    VocabError,
+)
+from roberta.interruption import Interruption
 from roberta.layout import Batch
 from roberta.meter import Meter
 from roberta.optim.schedules import Schedule
-from roberta.progress import JsonLog, progress_bar
+from roberta.progress import JsonLog, forget_after, progress_bar
 from roberta.randomness import stream_key
+from roberta.recipe import Recipe
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.tasks.task import Task
-from roberta.validation import Device, Precision, autocast, check_lengths, choose_device, evaluate
+from roberta.validation import autocast, check_lengths, choose_device, evaluate
 
 logger = logging.getLogger(__name__)
 
-FREE_ON_RESUME = frozenset(
-    {
-        "save_dir",
-        "max_update",
-        "device",
-        "log_interval",
-        "validate_interval_updates",
-        "save_interval_updates",
-        "keep_checkpoints",
-        "resume",
-    }
-)
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """Options of the training loop."""
-
-    save_dir: Path = option(help="folder of the run: checkpoints and log")
-    max_update: int = option(help="number of updates to make in all")
-    batch_size: int | None = option(None, help="samples per forward pass, at most")
-    max_tokens: int | None = option(None, help="tokens per forward pass, at most")
-    update_freq: int = option(1, help="forward passes per update (gradient accumulation)")
-    clip_norm: float = option(0.0, help="clip the gradient norm to this; 0 leaves it alone")
-    seed: int = option(1, help="seed of initialisation, data order, masks and dropout")
-    precision: Precision = option("fp32", help="number format of the forward pass; weights stay fp32")
-    device: Device = option("auto", help="where to train; auto takes CUDA if there is one")
-    log_interval: int = option(25, help="updates between log records")
-    validate_interval_updates: int = option(500, help="updates between validations; there is one at the end too")
-    save_interval_updates: int = option(500, help="updates between checkpoints; there is one at the end too")
-    keep_checkpoints: int = option(2, help="how many of the newest checkpoints to keep")
-    resume: bool = option(False, help="go on from the newest checkpoint in --save-dir, if there is one")
-
-    def __post_init__(self) -> None:
-        for name in ("max_update", "update_freq", "log_interval", "validate_interval_updates", "save_interval_updates"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1")
-        if self.batch_size is None and self.max_tokens is None:
-            raise ConfigError("give --batch-size, --max-tokens or both")
-        if self.keep_checkpoints < 1:
-            raise ConfigError(f"--keep-checkpoints is {self.keep_checkpoints}; at least 1 must stay")
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}; it must be at least 0")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The configs of all components of a run; what a checkpoint stores under `training`."""
-
-    task: Any
-    model: Any
-    criterion: Any
-    optimizer: Any
-    schedule: Any
-    trainer: TrainerConfig
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all options, by component."""
-        return {
-            "task": native.describe(TASKS, self.task),
-            "model": native.describe(MODELS, self.model),
-            "criterion": native.describe(CRITERIONS, self.criterion),
-            "optimizer": native.describe(OPTIMIZERS, self.optimizer),
-            "lr_scheduler": native.describe(SCHEDULES, self.schedule),
-            "trainer": to_json(self.trainer),
-        }
+LOG = "log.jsonl"
 
 
 @dataclass
 class Position:
-    """Where a run is: updates done, and the next batch of which epoch (epochs count from 1)."""
+    """Where a run is: updates done, the next batch of which epoch (epochs count from 1), and its best validation."""
 
     num_updates: int = 0
     epoch: int = 1
     next_batch: int = 0
+    best_loss: float = math.inf
+    validations_since_best: int = 0
+    num_skipped: int = 0
 
 
 class Trainer:
-    """One training run, built from its recipe."""
+    """One training run, built from its recipe; under torchrun, one rank of it."""
 
     def __init__(self, recipe: Recipe) -> None:
         config = recipe.trainer
+        self.world = join_world(choose_device(config.device), config.timeout_minutes)
         self.task: Task = TASKS.build(recipe.task)
         self.train_samples = self.task.samples("train")
         self.valid_samples = self.task.samples("valid")
         model_config = dataclasses.replace(recipe.model, vocab_size=len(self.task.tokenizer.dictionary))
         for samples in (self.train_samples, self.valid_samples):
             check_lengths(samples, model_config.max_positions)
+            batches(samples.sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
         self.recipe = dataclasses.replace(recipe, model=model_config)
         self.config = config
-        self.device = choose_device(config.device)
         torch.manual_seed(stream_key(config.seed, "initialisation"))
         self.model: Any = MODELS.build(model_config)
-        self.model.register_head(self.task.head, self.task.head_config())
-        self.model.to(self.device)
-        self.criterion = CRITERIONS.build(recipe.criterion)
+        self.model.register_head(self.task.head, self.task.head_config(model_config))
+        if config.init_from is not None:
+            self._take_weights(config.init_from)
+        self.model.to(self.world.device)
+        self.forward = parallelise(self.model, self.model.encoder.layers, self.world, config.parallelism)
+        self.criterion = CRITERIONS.build(recipe.criterion, self.task.head)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.parameters())
         self.schedule: Schedule = SCHEDULES.build(recipe.schedule, config.max_update)
         self.position = Position()
         self.meter = Meter()
-        self.grad_norm = torch.zeros(())
+        self.grad_norms: list[tuple[Tensor, tuple[int, ...]]] = []  # since the last log record, with the samples
 
     def train(self) -> dict[str, float]:
         """Train up to `max_update`, and return the metrics of the last validation.
 
         Raises:
             ConfigError: `save_dir` holds a run and `resume` is off, or the run there has other options.
-            TrainingError: the loss is not finite.
+            TrainingError: a gradient is not finite, or a process of the world was lost.
+            PreemptionError: SIGTERM or Ctrl-C came; the run was saved and can be resumed.
         """
         self._open_run()
         config = self.config
         metrics: dict[str, float] = {}
-        bar = progress_bar(desc="train", unit="update", total=config.max_update, initial=self.position.num_updates)
-        with bar, JsonLog(config.save_dir / "log.jsonl") as log:
+        bar = progress_bar(
+            desc="train",
+            unit="update",
+            total=config.max_update,
+            initial=self.position.num_updates,
+            enabled=self.world.is_main,
+        )
+        with bar, JsonLog(config.save_dir / LOG) as log, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self.meter.data_wait():
                     micro_batches = [self._batch(ids) for ids in sample_ids]
-                self.train_step(micro_batches)
+                is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
                 bar.update()
                 if self._is_due(config.log_interval):
-                    record = self._log_record()
-                    log.write({"train": record})
-                    bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "ppl", "lr", "tokens_per_s")})
-                    if bar.disable:
-                        logger.info("train %s", _summary(record))
+                    self._report(log, bar)
                 if self._is_due(config.validate_interval_updates):
-                    with self.meter.paused():
-                        metrics = {"num_updates": self.position.num_updates, **self._validate()}
-                    log.write({"valid": metrics})
-                    logger.info("valid %s", _summary(metrics))
-                if self._is_due(config.save_interval_updates):
-                    with self.meter.paused():
-                        self._save()
-        return metrics or {"num_updates": self.position.num_updates, **self._validate()}
+                    metrics = self._validate(log)
+                is_over = self._has_lost_patience()
+                if self._is_due(config.save_interval_updates) or is_interrupted or is_over:
+                    self._save()
+                if is_interrupted and self.position.num_updates < config.max_update:
+                    raise PreemptionError(
+                        f"stopped after update {self.position.num_updates}, and saved; go on with --resume"
+                    )
+                if is_over:
+                    logger.info("no better loss in %d validations: stopped", config.patience)
+                    break
+        return metrics or self._evaluate()
 
-    def train_step(self, micro_batches: Sequence[Batch]) -> None:
-        """Make one update from the mean loss over all targets of the micro-batches."""
-        num_targets = sum(batch.num_targets for batch in micro_batches)
+    def train_step(self, micro_batches: Sequence[Batch], *, interrupted: bool = False) -> bool:
+        """Make one update from the mean loss over all targets of all ranks' micro-batches.
+
+        Micro-batch k of rank r is number k * world_size + r of the update. A rank without any computes on an empty
+        loss, so that all exchange gradients. Returns whether any rank was `interrupted`.
+        """
+        num_targets, interruptions = self.world.total(
+            [float(sum(batch.num_targets for batch in micro_batches)), float(interrupted)]
+        )
         self.model.train()
-        torch.manual_seed(stream_key(self.config.seed, "dropout", self.position.num_updates))
-        for batch in micro_batches:
-            with autocast(self.device, self.config.precision):
-                loss, sums = self.criterion(self.model, batch.to(self.device))
-            (loss / num_targets).backward()
+        for k, batch in enumerate(micro_batches):
+            synchronise_gradients(self.forward, enabled=k == len(micro_batches) - 1)
+            number = k * self.world.size + self.world.rank
+            torch.manual_seed(stream_key(self.config.seed, "dropout", self.position.num_updates, number))
+            with autocast(self.world.device, self.config.precision):
+                loss, sums = self.criterion(self.forward, batch.to(self.world.device))
+            (loss * (self.world.size / num_targets)).backward()  # exchanging gradients takes their mean over ranks
             self.meter.add(sums, num_targets=batch.num_targets, num_tokens=batch.layout.num_tokens)
-        max_norm = self.config.clip_norm or math.inf
-        self.grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        if not micro_batches:
+            self._join_empty_handed()
+        self._step(tuple(index for batch in micro_batches for index in batch.sample_ids))
+        self.position.num_updates += 1
+        return interruptions > 0
+
+    def _join_empty_handed(self) -> None:
+        """Take part in an update without a batch: a forward and backward pass whose loss is worth nothing."""
+        batch = self._batch(np.array([0]))
+        synchronise_gradients(self.forward, enabled=True)
+        with autocast(self.world.device, self.config.precision):
+            loss, sums = self.criterion(self.forward, batch.to(self.world.device))
+        (loss * 0.0).backward()
+        self.meter.add({name: value * 0.0 for name, value in sums.items()}, num_targets=0, num_tokens=0)
+
+    def _step(self, sample_ids: tuple[int, ...]) -> None:
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        grad_norm = whole(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, grad_norm)
+        self.grad_norms.append((grad_norm, sample_ids))
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.position.num_updates)
-        self.optimizer.step()
+        # Asking for the number waits for the device, so it is done only where the user wants updates skipped.
+        if self.config.nonfinite == "skip" and not math.isfinite(grad_norm.item()):
+            self.grad_norms.pop()
+            self.position.num_skipped += 1
+            logger.warning("update %d skipped: gradient norm %f", self.position.num_updates + 1, grad_norm.item())
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()
-        self.position.num_updates += 1
 
     def _updates(self) -> Iterator[list[NDArray[np.int64]]]:
-        """Yield the sample ids of each micro-batch of the next update, on and on over the epochs."""
-        position, config = self.position, self.config
+        """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs."""
+        position, config, world = self.position, self.config, self.world
         while position.num_updates < config.max_update:
             sample_ids = order(len(self.train_samples), seed=config.seed, epoch=position.epoch)
             sizes = self.train_samples.sizes[sample_ids]
             offsets = batches(sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
             last = len(offsets) - 1
             while position.next_batch < last and position.num_updates < config.max_update:
-                start, end = position.next_batch, min(position.next_batch + config.update_freq, last)
+                start, end = position.next_batch, min(position.next_batch + config.update_freq * world.size, last)
                 position.next_batch = end
-                yield [sample_ids[offsets[i] : offsets[i + 1]] for i in range(start, end)]
-            if position.next_batch == last:
+                yield [sample_ids[offsets[i] : offsets[i + 1]] for i in range(start + world.rank, end, world.size)]
+            if position.next_batch >= last:
                 position.epoch, position.next_batch = position.epoch + 1, 0
 
     def _batch(self, sample_ids: NDArray[np.int64]) -> Batch:
@@ -207,31 +200,58 @@ class Trainer:
     def _is_due(self, interval: int) -> bool:
         return self.position.num_updates == self.config.max_update or self.position.num_updates % interval == 0
 
-    def _validate(self) -> dict[str, float]:
-        return evaluate(
-            self.model,
+    def _has_lost_patience(self) -> bool:
+        return self.config.patience is not None and self.position.validations_since_best >= self.config.patience
+
+    def _evaluate(self) -> dict[str, float]:
+        metrics = evaluate(
+            self.forward,
             self.criterion,
             self.valid_samples,
             batch_size=self.config.batch_size,
             max_tokens=self.config.max_tokens,
             precision=self.config.precision,
+            world=self.world,
         )
+        return {"num_updates": self.position.num_updates, **metrics}
 
-    def _log_record(self) -> dict[str, float]:
-        num_updates = self.position.num_updates
+    def _validate(self, log: JsonLog) -> dict[str, float]:
+        with self.meter.paused():
+            metrics = self._evaluate()
+        position = self.position
+        is_better = metrics["loss"] < position.best_loss
+        position.best_loss = min(position.best_loss, metrics["loss"])
+        position.validations_since_best = 0 if is_better else position.validations_since_best + 1
+        if self.world.is_main:
+            log.write({"valid": metrics})
+            logger.info("valid %s", _summary(metrics))
+        return metrics
+
+    def _report(self, log: JsonLog, bar: Any) -> None:
+        """Write a log record of the updates since the last one; this waits for the device."""
+        first = self.position.num_updates - len(self.grad_norms) + 1
+        for update, (grad_norm, sample_ids) in enumerate(self.grad_norms, start=first):
+            if not math.isfinite(grad_norm.item()):
+                raise TrainingError(
+                    f"gradient norm {grad_norm.item()} at update {update}, on samples {_some(sample_ids)} of rank "
+                    f"{self.world.rank}: start again in another --save-dir with a lower --lr, more --warmup-updates, "
+                    "--clip-norm or --nonfinite skip; "
+                    f"checkpoints in this one: {len(native.steps(self.config.save_dir))}"
+                )
         record = {
-            "num_updates": num_updates,
+            "num_updates": self.position.num_updates,
             "epoch": self.position.epoch,
-            **self.meter.read(self.criterion),
-            "lr": self.schedule(num_updates - 1),
-            "gnorm": self.grad_norm.item(),
+            **self.meter.read(self.criterion, self.world),
+            "lr": self.schedule(self.position.num_updates - 1),
+            "gnorm": self.grad_norms[-1][0].item() if self.grad_norms else math.nan,
+            "skipped": self.position.num_skipped,
         }
-        if not math.isfinite(record["loss"]) or not math.isfinite(record["gnorm"]):
-            raise TrainingError(
-                f"loss {record['loss']}, gradient norm {record['gnorm']} at update {num_updates} or shortly before; "
-                "earlier checkpoints are intact: start again with a lower --lr, more --warmup-updates or --clip-norm"
-            )
-        return record
+        self.grad_norms.clear()
+        if self.world.is_main:
+            log.write({"train": record})
+            bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "ppl", "lr", "tokens_per_s")})
+            if bar.disable:
+                logger.info("train %s", _summary(record))
 
     def _open_run(self) -> None:
         save_dir = self.config.save_dir
@@ -239,69 +259,103 @@ class Trainer:
             raise ConfigError(
                 f"{save_dir} already holds a run; add --resume to go on with it, or choose another --save-dir"
             )
-        save_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            save_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"--save-dir {save_dir}: can't be made: {error}; choose another folder") from error
         folder = native.newest(save_dir)
         if folder is not None:
             self._restore(folder)
+            if self.world.is_main:
+                forget_after(save_dir / LOG, self.position.num_updates)
             logger.info("resumed from %s", folder)
 
-    def _save(self) -> None:
-        if any(not torch.isfinite(parameter).all() for parameter in self.model.parameters()):
-            raise TrainingError(
-                f"parameters are not finite after update {self.position.num_updates}; nothing was saved"
+    def _take_weights(self, name_or_path: str) -> None:
+        """Start from the weights of another model; a head that it lacks keeps its random ones."""
+        source = pretrained.load(name_or_path)
+        if source.tokenizer.dictionary != self.task.tokenizer.dictionary:
+            raise VocabError(f"--init-from {name_or_path}: its dictionary is not the data's; binarise with its --vocab")
+        free = ("dropout", "attention_dropout", "activation_dropout")
+        ours, theirs = dataclasses.asdict(self.model.config), dataclasses.asdict(source.model.config)
+        differences = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key]]
+        if any(not difference.startswith(free) for difference in differences):
+            raise ConfigError(
+                f"--init-from {name_or_path}: it has {', '.join(differences)}; choose the --preset it has"
             )
-        progress = {
-            **dataclasses.asdict(self.position),
-            "data": self._data_fingerprint(),
-            "optimizer": [_without_params(group) for group in self.optimizer.param_groups],
-        }
-        training = native.TrainingState(self.recipe.to_json(), self._optimizer_tensors(), progress)
-        folder = self.config.save_dir / native.step_name(self.position.num_updates)
-        native.save(folder, self.model, self.task.tokenizer, training)
-        native.prune(self.config.save_dir, self.config.keep_checkpoints)
+        self.model.encoder.load_state_dict(source.model.encoder.state_dict())
+        if source.model.head_configs.get(self.task.head) == self.model.head_configs[self.task.head]:
+            self.model.heads[self.task.head].load_state_dict(source.model.heads[self.task.head].state_dict())
+        else:
+            logger.info(
+                "%s has no head %r like the task's; it starts from random weights", name_or_path, self.task.head
+            )
+
+    def _save(self) -> None:
+        with self.meter.paused():
+            weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+            optimizer = self._optimizer_tensors()
+            if any(not torch.isfinite(tensor).all() for tensor in weights.values()):
+                raise TrainingError(
+                    f"weights are not finite after update {self.position.num_updates}; nothing was saved"
+                )
+            progress = {
+                **dataclasses.asdict(self.position),
+                "best_loss": self.position.best_loss if math.isfinite(self.position.best_loss) else None,
+                "data": self._data_fingerprint(),
+                "optimizer": [_without_params(group) for group in self.optimizer.param_groups],
+            }
+            if self.world.is_main:
+                training = native.TrainingState(self.recipe.to_json(), optimizer, progress)
+                folder = self.config.save_dir / native.step_name(self.position.num_updates)
+                native.save(folder, self.model, self.task.tokenizer, training, weights)
+                native.prune(self.config.save_dir, self.config.keep_checkpoints)
+            self.world.wait()
 
     def _restore(self, folder: Path) -> None:
-        checkpoint = native.load(folder)
+        checkpoint = native.load(folder, check_tensors=False)  # `newest` has just checked them
         if checkpoint.training is None:
             raise CheckpointError(f"{folder}: holds a model but no training state; a run can't be resumed from it")
-        _check_same(checkpoint.training.options, self.recipe.to_json(), str(folder))
+        options = checkpoint.training.options
+        self.recipe.check_resumes(options, str(folder))
         progress = dict(checkpoint.training.progress)
         if progress.pop("data") != self._data_fingerprint():
-            raise DataError(
-                f"{folder}: the run was trained on other data than {self.recipe.task}; resume it with its own"
-            )
+            raise DataError(f"{folder}: the run was trained on other data than {self.recipe.task}; resume with its own")
+        self._check_schedule(options["trainer"]["max_update"], progress["num_updates"])
         groups = progress.pop("optimizer")
+        progress["best_loss"] = math.inf if progress["best_loss"] is None else progress["best_loss"]
         self.position = Position(**progress)
-        self.model.load_state_dict(checkpoint.model.state_dict())
         parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in checkpoint.model.state_dict().items():
+                parameters[name].copy_(sharded_like(value, parameters[name]))
         for name, value in checkpoint.training.optimizer.items():
             key, _, parameter_name = name.partition(".")
-            self.optimizer.state[parameters[parameter_name]][key] = value.to(self.device)
+            parameter = parameters[parameter_name]
+            self.optimizer.state[parameter][key] = sharded_like(value, parameter)
         for group, saved in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(saved)
 
+    def _check_schedule(self, old_max_update: int, num_updates: int) -> None:
+        """Refuse a new --max-update that would have meant other learning rates in the updates already made."""
+        old: Schedule = SCHEDULES.build(self.recipe.schedule, old_max_update)
+        if any(old(n) != self.schedule(n) for n in range(num_updates)):
+            raise ConfigError(
+                f"--max-update was {old_max_update}, is {self.config.max_update}, and the learning rates up to update "
+                f"{num_updates} follow from it; resume with the old one, or start with --total-num-update next time"
+            )
+
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {
-            f"{key}.{name}": value
+            f"{key}.{name}": whole(value)
             for name, parameter in self.model.named_parameters()
             for key, value in self.optimizer.state[parameter].items()
         }
 
     def _data_fingerprint(self) -> str:
         sizes = self.train_samples.sizes
-        return f"{len(sizes)} samples, {int(sizes.sum())} tokens, crc32 {zlib.crc32(sizes.tobytes()):08x}"
-
-
-def _check_same(saved: dict[str, Any], given: dict[str, Any], source: str) -> None:
-    """Refuse to resume with options that would change what is computed."""
-    differences = []
-    for part, options in given.items():
-        for name, value in options.items():
-            old = saved.get(part, {}).get(name)
-            if old != value and not (part == "trainer" and name in FREE_ON_RESUME):
-                differences.append(f"{part} {flag(name)} was {old}, is {value}")
-    if differences:
-        raise ConfigError(f"can't resume {source} with other options: {'; '.join(differences)}")
+        symbols = "\n".join(self.task.tokenizer.dictionary.symbols).encode()
+        checksum = zlib.crc32(symbols, zlib.crc32(sizes.tobytes()))
+        return f"{len(sizes)} samples, {int(sizes.sum())} tokens, crc32 {checksum:08x}"
 
 
 def _without_params(group: dict[str, Any]) -> dict[str, Any]:
@@ -310,3 +364,8 @@ def _without_params(group: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(record: dict[str, float]) -> str:
     return " ".join(f"{name}={value:.5g}" for name, value in record.items())
+
+
+def _some(sample_ids: tuple[int, ...]) -> str:
+    rest = f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else ""
+    return f"{', '.join(map(str, sample_ids[:8])) or 'none'}{rest}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from roberta.data.batching import batches
+from roberta.distributed import SINGLE, World
 from roberta.errors import ConfigError, DataError
 from roberta.progress import progress_bar
 from roberta.tasks.task import Samples
@@ -58,8 +59,11 @@ def evaluate(
     batch_size: int | None,
     max_tokens: int | None,
     precision: Precision = "fp32",
+    world: World = SINGLE,
 ) -> dict[str, float]:
     """Return the criterion's metrics over all samples, with `num_targets` beside them; the model's mode is restored.
+
+    The ranks of a world share the batches, and all get the result.
 
     Raises:
         DataError: there are no samples.
@@ -68,19 +72,24 @@ def evaluate(
         raise DataError("nothing to evaluate on: the split has no samples")
     device = next(model.parameters()).device
     offsets = batches(samples.sizes, batch_size=batch_size, max_tokens=max_tokens)
-    sums: Counter[str] = Counter()
-    num_targets = 0
+    ranges = list(pairwise(offsets.tolist()))
+    sums: Counter[str] = Counter(num_targets=0)
     was_training = model.training
     model.eval()
     try:
         with progress_bar(desc="evaluate", unit="sample", total=len(samples)) as bar:
-            for start, end in pairwise(offsets.tolist()):
+            for first in range(0, len(ranges), world.size):
+                mine = first + world.rank
+                start, end = ranges[mine] if mine < len(ranges) else ranges[0]  # sharded models compute in step
                 batch = samples.batch(np.arange(start, end), seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
                 with autocast(device, precision):
                     _, batch_sums = criterion(model, batch)
-                sums.update({name: value.item() for name, value in batch_sums.items()})
-                num_targets += batch.num_targets
-                bar.update(end - start)
+                counts = mine < len(ranges)
+                sums.update({name: counts * value.item() for name, value in batch_sums.items()})
+                sums["num_targets"] += counts * batch.num_targets
+                bar.update(ranges[min(first + world.size, len(ranges)) - 1][1] - ranges[first][0])
     finally:
         model.train(was_training)
-    return {**criterion.metrics(sums, num_targets), "num_targets": num_targets}
+    totals = dict(zip(sums, world.total(list(sums.values())), strict=True))
+    num_targets = int(totals.pop("num_targets"))
+    return {**criterion.metrics(totals, num_targets), "num_targets": num_targets}

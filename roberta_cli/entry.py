@@ -1,12 +1,14 @@
 """What all commands share: errors become one line and an exit code."""
 
 import argparse
+import difflib
 import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from roberta.errors import ConfigError, RobertaError
+from roberta.errors import ConfigError, RobertaError, StorageError
 
 INTERRUPTED = 130
 
@@ -32,6 +34,24 @@ class Parser(argparse.ArgumentParser):
         )
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the parsed arguments.
+
+        Raises:
+            ConfigError: an option is unknown, misses its value or has a wrong one.
+        """
+        namespace, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"unknown argument {unknown[0]!r}; {hint}see {self.prog} --help")
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse has found wrong as a ConfigError."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of a recipe file into arguments."""
         return arg_line.split("#")[0].split()
@@ -47,8 +67,10 @@ def load_user_module(name: str | None) -> None:
         return
     try:
         importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"--user-module {name}: {error}; install it, or add its folder to PYTHONPATH") from error
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(
+            f"--user-module {name}: {error}; mend it, install it, or add its folder to PYTHONPATH"
+        ) from error
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -66,6 +88,11 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = No
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {error}; check the path, its permissions and the free space", file=sys.stderr)
+        return StorageError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from roberta.config import add_arguments, from_namespace, option
+from roberta.config import add_arguments, flag, from_namespace, option
+from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, run
 
 DESCRIPTION = """Measure a model on a data set and print the result as one line of JSON.
@@ -30,6 +31,12 @@ class EvalConfig:
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
+
+    def __post_init__(self) -> None:
+        for name in ("tokens_per_sample", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{flag(name)} is {value}; it must be at least 1")
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -71,3 +78,7 @@ def _masked_lm(config: EvalConfig, data: Path) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

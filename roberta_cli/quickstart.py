@@ -87,3 +87,7 @@ def _fill_masks(run_dir: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -14,15 +14,15 @@ Options may stand in recipe files: `@file` inserts the options written in it."""
 
 EXAMPLE = """  roberta-train data-bin --save-dir runs/small --preset roberta.small --max-update 10000 \\
       --tokens-per-sample 128 --batch-size 32 --lr 1e-3 --warmup-updates 600
-  roberta-train @examples/pretraining/small.args data-bin --save-dir runs/small --seed 2"""
+  roberta-train @examples/pretraining/eltec.args data-bin --save-dir runs/small --seed 2"""
 
 
 def parse(argv: Sequence[str]) -> Any:
     """Return the Recipe that the arguments describe."""
     from roberta.config import add_arguments, from_namespace
     from roberta.models.roberta import preset_config
+    from roberta.recipe import Recipe, TrainerConfig
     from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
-    from roberta.trainer import Recipe, TrainerConfig
 
     choice, _ = _parser(add_help=False).parse_known_args(argv)
     load_user_module(choice.user_module)
@@ -74,15 +74,24 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
 
 def _main(argv: Sequence[str]) -> int:
     recipe = parse(argv)
+    from roberta.distributed import leave_world
     from roberta.trainer import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    trainer = Trainer(recipe)
-    metrics = trainer.train()
-    print(json.dumps({"save_dir": str(recipe.trainer.save_dir), "valid": metrics}))
+    try:
+        trainer = Trainer(recipe)
+        metrics = trainer.train()
+    finally:
+        leave_world()
+    if trainer.world.is_main:
+        print(json.dumps({"save_dir": str(recipe.trainer.save_dir), "valid": metrics}))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

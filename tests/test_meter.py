@@ -25,10 +25,10 @@ def test_rates_count_real_tokens_and_leave_pauses_out():
     meter.add({"loss": torch.tensor(4.0)}, num_targets=3, num_tokens=60)
     with meter.paused():
         clock.now += 50.0
-    record = meter.read(MaskedLMLoss(MaskedLMLossConfig()))
+    record = meter.read(MaskedLMLoss(MaskedLMLossConfig(), "lm"))
     assert record["tokens_per_s"] == pytest.approx(160 / 4)
     assert record["data_wait"] == pytest.approx(0.25)
     assert record["nats"] == pytest.approx(2.0)
     clock.now += 2.0
     meter.add({"loss": torch.tensor(1.0)}, num_targets=1, num_tokens=10)
-    assert meter.read(MaskedLMLoss(MaskedLMLossConfig()))["tokens_per_s"] == pytest.approx(5.0)
+    assert meter.read(MaskedLMLoss(MaskedLMLossConfig(), "lm"))["tokens_per_s"] == pytest.approx(5.0)

@@ -3,17 +3,21 @@
 import argparse
 import http.server
 import io
+import sys
 import tarfile
 import threading
+import types
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from roberta import pretrained
-from roberta.checkpoint import native
+from roberta.checkpoint import hf_format, native
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import VocabError
+from roberta.errors import CheckpointError, DownloadError, VocabError
 from roberta.hub import from_pretrained
+from roberta.layout import SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 
@@ -107,9 +111,9 @@ def test_a_release_is_downloaded_once_and_gives_the_models_numbers(server):
     assert server == ["/roberta.large.mnli.tar.gz"]
     tokens = roberta.encode("Hello world!")
     expected = make_model()
-    packed, layout, _ = roberta._pack(tokens)
+    layout = SequenceLayout.from_lengths([len(tokens)])
     torch.testing.assert_close(
-        roberta.predict("mnli", tokens, return_logits=True), expected(packed, layout, "mnli", layout.first)
+        roberta.predict("mnli", tokens, return_logits=True), expected(tokens, layout, "mnli", layout.first)
     )
     assert torch.equal(roberta.extract_features(tokens), again.extract_features(tokens))
     assert roberta.model.head_config("mnli").labels == ("contradiction", "neutral", "entailment")
@@ -151,3 +155,71 @@ def test_a_dictionary_that_does_not_fit_the_embedding_is_refused(kind, tmp_path)
         torch.save(fairseq_2019(model), tmp_path / "model" / "model.pt")
     with pytest.raises(VocabError, match="the dictionary has 50265 symbols .* the token embedding 50000 rows"):
         from_pretrained(tmp_path / "model")
+
+
+@pytest.fixture
+def hugging_face_hub(monkeypatch, tmp_path):
+    """Stand in for the package huggingface_hub: one repository "me/tiny", and a list of the patterns asked for."""
+    asked = []
+    repository = tmp_path / "repository"
+
+    class HfHubHTTPError(Exception):
+        pass
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(set(allow_patterns))
+        if name != "me/tiny":
+            raise HfHubHTTPError("404 Client Error.\n\nRepository Not Found")
+        return str(repository)
+
+    package, errors = types.ModuleType("huggingface_hub"), types.ModuleType("huggingface_hub.errors")
+    package.snapshot_download, errors.HfHubHTTPError = snapshot_download, HfHubHTTPError
+    monkeypatch.setitem(sys.modules, "huggingface_hub", package)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+    hf_format.write(repository, make_model(), Tokenizer.load(), "lm")
+    return repository, asked
+
+
+def test_a_hugging_face_folder_opens_by_its_path(hugging_face_hub):
+    repository, _ = hugging_face_hub
+    roberta = from_pretrained(repository)
+    assert roberta.encode("Hello world!").tolist() == [0, 31414, 232, 328, 2]
+    assert list(roberta.model.heads) == ["lm"]
+    assert not roberta.training
+
+
+def test_a_name_of_the_hugging_face_hub_is_fetched_without_pickles(hugging_face_hub):
+    _, asked = hugging_face_hub
+    weights = pretrained.load("hf:me/tiny").model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in make_model().state_dict().items() if "lm" in name)
+    assert len(asked) == 1
+    assert "pytorch_model.bin" not in asked[0]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt"} <= asked[0]
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(hugging_face_hub):
+    repository, asked = hugging_face_hub
+    torch.save(load_file(repository / "model.safetensors"), repository / "pytorch_model.bin")
+    (repository / "model.safetensors").unlink()
+    assert list(pretrained.load("hf:me/tiny").model.heads) == ["lm"]
+    assert ["pytorch_model.bin" in patterns for patterns in asked] == [False, True]
+
+
+@pytest.mark.usefixtures("hugging_face_hub")
+def test_a_name_that_the_hugging_face_hub_lacks_is_a_download_error():
+    with pytest.raises(DownloadError, match=r"^hf:me/tinny: can't be fetched: 404 Client Error\.; check the name"):
+        pretrained.load("hf:me/tinny")
+
+
+def test_without_the_optional_package_the_error_names_the_pip_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match="pip install huggingface_hub"):
+        pretrained.load("hf:me/tiny")
+
+
+def test_a_folder_of_no_known_kind_says_what_it_lacks(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"no MANIFEST\.json .* no config\.json with a model_type .* no model\.pt"
+    ):
+        pretrained.load(tmp_path)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,14 @@ import torch
 
 from roberta.checkpoint import native
 from roberta.criterions.masked_lm import MaskedLMLossConfig
-from roberta.errors import ConfigError, DataError, TrainingError
+from roberta.errors import ConfigError, DataError, StorageError, TrainingError
 from roberta.models.roberta import RobertaConfig
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import PolynomialDecayConfig
 from roberta.pretrained import load
+from roberta.recipe import Recipe, TrainerConfig
 from roberta.tasks.masked_lm import MaskedLMTaskConfig
-from roberta.trainer import Recipe, Trainer, TrainerConfig
+from roberta.trainer import Trainer
 from tests.builders import fairseq_batch
 
 UPDATES = 7
@@ -139,7 +142,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(recipe):
     trainer = Trainer(with_options(recipe, log_interval=1))
     with torch.no_grad():
         trainer.model.encoder.embed_tokens.weight[5:].fill_(float("nan"))
-    with pytest.raises(TrainingError, match="loss nan, .* at update 1 .*lower --lr"):
+    with pytest.raises(
+        TrainingError, match="gradient norm nan at update 1, on samples .* and 8 more of rank 0: .*lower --lr"
+    ):
         trainer.train()
     assert native.steps(recipe.trainer.save_dir) == []
 
@@ -158,7 +163,7 @@ def test_clipping_bounds_the_update(recipe, tmp_path):
         lambda *_: seen.append(torch.nn.utils.get_total_norm([p.grad for p in trainer.model.parameters()]).item())
     )
     trainer.train_step([batch])
-    assert trainer.grad_norm.item() > 1e-3
+    assert trainer.grad_norms[-1][0].item() > 1e-3
     assert seen == [pytest.approx(1e-3, rel=1e-2)]
 
 
@@ -178,6 +183,9 @@ def test_bf16_trains_close_to_fp32(recipe, tmp_path):
         ({"max_update": 0}, "--max-update is 0"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints"),
         ({"seed": -1}, "--seed"),
+        ({"clip_norm": -1.0}, "--clip-norm is -1"),
+        ({"clip_norm": math.nan}, "--clip-norm is nan"),
+        ({"patience": 0}, "--patience"),
     ],
 )
 def test_impossible_options_are_refused(recipe, options, message):
@@ -206,4 +214,114 @@ def test_a_trajectory_equals_fairseqs(shared, tmp_path):
         trainer.train_step([fairseq_batch(sample) for sample in micro_batches])
         metrics = trainer.meter.read(trainer.criterion)
         assert metrics["loss"] == pytest.approx(record["loss_base2_per_token"], abs=1e-4)
-        assert trainer.grad_norm.item() == pytest.approx(record["gnorm"], abs=2e-3)
+        assert trainer.grad_norms[-1][0].item() == pytest.approx(record["gnorm"], abs=2e-3)
+
+
+def test_dropout_masks_differ_from_update_to_update(recipe):
+    trainer = Trainer(recipe)
+    trainer.schedule = lambda num_updates: 0.0
+    batch = trainer.train_samples.batch(torch.arange(4).numpy(), seed=1, epoch=1)
+    losses = []
+    for _ in range(2):
+        trainer.train_step([batch])
+        losses.append(trainer.meter.read(trainer.criterion)["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_the_seed_decides_the_initial_weights(recipe):
+    first, same, other = (Trainer(with_options(recipe, seed=seed)) for seed in (1, 1, 2))
+    assert_same(weights(first), weights(same))
+    assert not torch.equal(weights(first)["encoder.layers.0.fc1.weight"], weights(other)["encoder.layers.0.fc1.weight"])
+
+
+def test_validation_computes_in_the_precision_of_training(recipe):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        losses[precision] = Trainer(with_options(recipe, precision=precision))._evaluate()["loss"]
+    assert losses["fp32"] != losses["bf16"]
+    assert losses["fp32"] == pytest.approx(losses["bf16"], rel=1e-2)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": None, "max_tokens": 10}])
+def test_batch_limits_that_do_not_fit_are_refused_before_anything_is_written(recipe, options):
+    with pytest.raises((ConfigError, DataError), match="--batch-size 0|--max-tokens allows 10"):
+        Trainer(with_options(recipe, **options))
+    assert not recipe.trainer.save_dir.exists()
+
+
+def test_a_new_max_update_that_would_have_changed_the_rates_is_refused(recipe):
+    recipe = dataclasses.replace(recipe, schedule=PolynomialDecayConfig(lr=1e-2))
+    Trainer(with_options(recipe, max_update=2)).train()
+    with pytest.raises(ConfigError, match="--max-update was 2, is 4, and the learning rates .* --total-num-update"):
+        Trainer(with_options(recipe, max_update=4, resume=True)).train()
+
+
+def test_a_run_can_be_moved_together_with_its_data(recipe, data_bin, tmp_path):
+    Trainer(with_options(recipe, max_update=1)).train()
+    shutil.copytree(data_bin, tmp_path / "moved")
+    moved = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, data=tmp_path / "moved"))
+    assert Trainer(with_options(moved, max_update=2, resume=True)).train()["num_updates"] == 2
+
+
+def test_a_log_holds_each_update_once_after_a_crash_and_a_resume(recipe):
+    recipe = with_options(recipe, log_interval=1, save_interval_updates=2)
+    trainer = Trainer(recipe)
+    report = trainer._report
+
+    def crash_at_update_5(log, bar):
+        report(log, bar)
+        if trainer.position.num_updates == 5:
+            raise KeyboardInterrupt
+
+    trainer._report = crash_at_update_5
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    Trainer(with_options(recipe, resume=True)).train()
+    lines = [json.loads(line) for line in (recipe.trainer.save_dir / "log.jsonl").read_text().splitlines()]
+    assert [line["train"]["num_updates"] for line in lines if "train" in line] == list(range(1, UPDATES + 1))
+
+
+def test_updates_that_are_not_finite_are_skipped_and_counted_if_asked(recipe, caplog):
+    trainer = Trainer(with_options(recipe, nonfinite="skip"))
+    before = weights(trainer)
+    batch = trainer.train_samples.batch(torch.arange(4).numpy(), seed=1, epoch=1)
+    bias = trainer.model.heads["lm"].bias
+    bias.data[0] = math.inf
+    trainer.train_step([batch])
+    bias.data[0] = 0.0
+    assert_same(weights(trainer), before)
+    assert trainer.position.num_skipped == 1
+    assert "update 1 skipped" in caplog.text
+    trainer.position.num_updates = 5
+    trainer.train_step([batch])
+    assert not torch.equal(weights(trainer)["heads.lm.bias"], before["heads.lm.bias"])
+
+
+def test_training_stops_when_patience_is_lost(recipe):
+    recipe = with_options(recipe, max_update=50, validate_interval_updates=1, patience=2)
+    recipe = dataclasses.replace(recipe, schedule=PolynomialDecayConfig(lr=1e-30, total_num_update=100))
+    trainer = Trainer(recipe)
+    trainer.train()
+    assert trainer.position.num_updates == 3  # the first is the best, two more are no better
+    assert [path.name for path in native.steps(recipe.trainer.save_dir)] == ["step_0000003"]
+
+
+def test_weights_of_another_run_start_a_new_one(recipe, tmp_path):
+    Trainer(recipe).train()
+    config = {"save_dir": tmp_path / "new", "init_from": str(recipe.trainer.save_dir), "max_update": 1}
+    trainer = Trainer(with_options(recipe, **config))
+    assert_same(weights(trainer), native.load(native.newest(recipe.trainer.save_dir)).model.state_dict())
+    assert trainer.position.num_updates == 0
+
+
+def test_weights_of_another_shape_are_refused(recipe, tmp_path):
+    Trainer(with_options(recipe, max_update=1)).train()
+    other = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder_layers=1, dropout=0.3))
+    with pytest.raises(ConfigError, match="encoder_layers 2 instead of 1"):
+        Trainer(with_options(other, save_dir=tmp_path / "new", init_from=str(recipe.trainer.save_dir)))
+
+
+def test_a_folder_that_can_not_be_made_is_a_storage_error(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="--save-dir .* can't be made"):
+        Trainer(with_options(recipe, save_dir=tmp_path / "file" / "run")).train()

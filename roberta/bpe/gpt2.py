@@ -6,6 +6,7 @@ earliest merge first. `vocab.bpe` holds the merges, written in an alphabet of 25
 A BPE id is not a token id of the model: the dictionary stands between the two.
 """
 
+import hashlib
 import json
 import lzma
 import os
@@ -29,6 +30,13 @@ ENCODER_NAMES = ("encoder.json", "vocab.json")
 _VERSION = "#version"
 _HEADER = "#version: 0.2"
 _END_OF_TEXT = "<|endoftext|>"
+# GPT-2's own files, as `save` writes them and the package holds them.
+_GPT2_SHA256 = frozenset(
+    {
+        "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",  # vocab.bpe
+        "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",  # encoder.json
+    }
+)
 _REMEDY = "restore the file, or remove it to use the package's vocabulary"
 # Words with the space before them, numbers, punctuation; spaces leave their last one to the word that follows.
 _PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -80,6 +88,8 @@ class GPT2BPE:
         merges_path, encoder_path = _first(folder, MERGES_NAMES), _first(folder, ENCODER_NAMES)
         if merges_path is None and encoder_path is None:
             return cls.load()
+        if merges_path is not None and all(map(_is_gpt2s, filter(None, (merges_path, encoder_path)))):
+            return cls.load()  # ten times as fast as reading and checking them
         if merges_path is None:
             raise VocabError(f"{encoder_path}: there is no {' or '.join(MERGES_NAMES)} beside it; add it, or {_REMEDY}")
         merges = _read_merges(merges_path)
@@ -221,6 +231,10 @@ def write_text(path: Path, text: str) -> None:
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def _is_gpt2s(path: Path) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in _GPT2_SHA256
 
 
 def _read_merges(path: Path) -> list[str]:

@@ -1,84 +1,29 @@
-"""Reading checkpoints that fairseq wrote, 2019 to today: tables from its names to ours, and a loader that runs no code.
+"""Reading checkpoints that fairseq wrote, 2019 to today: tables from its names to ours.
 
-Such a file is a pickle from somebody else. It may name only the classes in `_SAFE_GLOBALS`, none of which does
-anything; of its options only those in the tables below are looked at, and every size is checked against the tensors
-before a model is built from it. Nothing is ever written in this format.
+Of the options in a file only those in the tables below are looked at, and every size is checked against the tensors
+before a model is built from it.
 
 Shapes, in the tables: V vocabulary, P rows of the position table, C embed_dim, F ffn_embed_dim, Q 3 * embed_dim,
 I inner_dim and K num_classes of a classification head.
 """
 
 import argparse
-import io
-import mmap
-import pickle
-import pickletools
+import dataclasses
 import re
-import struct
-import threading
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.serialization import add_safe_globals, get_safe_globals, safe_globals
 
+from roberta.checkpoint import pickles
+from roberta.checkpoint.foreign import ForeignCheckpoint, check_names, is_plain, join_qkv, listed
+from roberta.data.dictionary import FILE_NAME, MASK, SPECIALS, Dictionary
 from roberta.errors import CheckpointError, ConfigError, choices
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig
 from roberta.models.transformer import Activation
-
-
-@dataclass(frozen=True)
-class FairseqCheckpoint:
-    """What a fairseq checkpoint says of a model, in this project's terms."""
-
-    config: RobertaConfig
-    heads: dict[str, Any]  # configs of the registry HEADS: "lm", then the classification heads of the file
-    state_dict: dict[str, Tensor]  # the parameters of a RobertaModel with these heads, in the file's precision
-
-
-# What a file may name. Meters stand in the training checkpoints of 2018 to 2020; they become objects without methods.
-_METERS = [(type(name, (), {}), f"fairseq.meters.{name}") for name in ("AverageMeter", "TimeMeter", "StopwatchMeter")]
-_STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_SAFE_GLOBALS = frozenset(
-    {
-        "argparse.Namespace",
-        "collections.OrderedDict",
-        "torch._utils._rebuild_parameter",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        *(name for _, name in _METERS),
-        *(f"torch.{kind}Storage" for kind in _STORAGES),
-    }
-)
-_NAMING_OPCODES = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
-_LEGACY_PICKLES = 5  # magic number, protocol, system, contents, storage keys; the raw storages follow
-_MAX_TUPLES = 50_000  # four per tensor is usual; hashing 300,000 within each other overflows the C stack
-_MAX_PICKLE_BYTES = 4 * 2**20  # a training checkpoint of a large model takes less than one
-
-# All that torch.load and the scan were seen to raise on damaged files; it has no error class of its own.
-_LOAD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-# torch keeps one table of allowed globals per process.
-_LOCK = threading.Lock()
 
 # Options: the largest size that is accepted, the value of a probability that is absent, our name of a function.
 _SIZES = {
@@ -88,6 +33,7 @@ _SIZES = {
     "encoder_attention_heads": 2**12,
     "max_positions": 2**20,
 }
+_SWITCHES = ("untie_weights_roberta", "regression_target")
 _PROBABILITIES = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "pooler_dropout": 0.0}
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -108,8 +54,16 @@ _RENAMES = (
     (re.compile(r"\.layer_norms\.0\."), ".self_attn_layer_norm."),
     (re.compile(r"\.layer_norms\.1\."), ".final_layer_norm."),
 )
+# The way back, to the names of today; the first that fits.
+_PREFIXES = {
+    "encoder.": "encoder.sentence_encoder.",
+    "heads.lm.": "encoder.lm_head.",
+    "heads.": "classification_heads.",
+}
 _LAYER_NAME = re.compile(r"encoder\.layers\.([^.]+)\.")
 _HEAD_NAME = re.compile(r"heads\.([^.]+)\.")
+_LAYER_NUMBERS = re.compile(r"\d{1,4}(,\d{1,4})*", re.ASCII)
+_PADDING_LABEL = re.compile(r"madeupword\d{4}")
 
 _ENCODER = {
     "embed_tokens.weight": "V C",
@@ -141,116 +95,56 @@ _LM_HEAD = {
 _CLASSIFICATION_HEAD = {"dense.weight": "I C", "dense.bias": "I", "out_proj.weight": "K I", "out_proj.bias": "K"}
 
 
-def read(path: Path) -> FairseqCheckpoint:
+def read(path: Path) -> ForeignCheckpoint:
     """Read a RoBERTa checkpoint written by fairseq, of any of its generations, without running anything in it.
 
-    The tensors of a file in zip format are mapped, not read: leave the file unchanged as long as they are in use.
+    Parameters come in fp32, in whatever precision they are stored, as in fairseq; those of an fp32 file in zip format
+    are mapped, not read: leave it unchanged as long as they are in use. Of a file with `encoder_layers_to_keep` the
+    layers kept are read, numbered anew. Where `label/dict.txt` is in the folder of the file, and one classification
+    head alone has that many classes, the head gets these labels.
 
     Raises:
         CheckpointError: the file is missing, damaged or refused, or does not describe a RoBERTa model.
+        VocabError: `label/dict.txt` is damaged.
     """
-    state = _load(path)
+    state = pickles.load(path, "fairseq checkpoint")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         found = (
-            _listed(key for key in state if isinstance(key, str)) if isinstance(state, dict) else type(state).__name__
+            listed(key for key in state if isinstance(key, str)) if isinstance(state, dict) else type(state).__name__
         )
         raise CheckpointError(f"{path}: not a fairseq checkpoint: it has no dict 'model'; found {found or 'nothing'}")
-    tensors = _renamed(state["model"], path)
+    tensors = _renamed(state.pop("model"), path)
     options = _options(state, path)
-    tied = _drop_tied_projection(tensors)
+    tied = _drop_tied_projection(tensors, untied=options["untie_weights_roberta"])
+    tensors = _kept_layers(tensors, options, path)
     names = [name for name in dict.fromkeys(_matches(_HEAD_NAME, tensors)) if name != "lm"]
     _check_layers(tensors, options, path)
     shapes = _expected(tensors, options["encoder_layers"], names, tied=tied)
-    _check_names(tensors, shapes, path)
+    check_names(tensors, shapes, f"{path}: not the tensors of a post-norm RoBERTa (in our names)")
     _check_shapes(tensors, shapes, options, names, path)
     try:
-        return FairseqCheckpoint(
-            _config(options, tensors), _heads(options, tensors, names, tied=tied), _joined(tensors)
-        )
+        config = _config(options, tensors)
+        heads = _labelled(_heads(options, tensors, names, tied=tied), read_labels(path.parent))
     except ConfigError as error:
         raise CheckpointError(f"{path}: its options contradict each other: {error}") from error
+    joined = join_qkv(tensors, path)
+    tensors.clear()
+    return ForeignCheckpoint(config, heads, {name: joined.pop(name).float() for name in list(joined)})
 
 
-def _load(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load decides
-            file.seek(0)
-            _scan_zip(file, path) if is_zip else _scan_legacy(file, path)
-        with _inert_globals():
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except _LOAD_ERRORS as error:
-        # torch's text on a damaged pickle is long, and advises to load it unsafely.
-        damage = "its pickle is damaged" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path}: can't be read as a fairseq checkpoint: {damage or type(error).__name__}; get a whole copy of it"
-        ) from error
+def read_labels(data: Path) -> tuple[str, ...]:
+    """Return the class names of a data folder of fairseq, in the order of the outputs; none if it has no label file.
 
+    They are the symbols of `label/dict.txt`, in its order, without the made-up words at its end.
 
-@contextmanager
-def _inert_globals() -> Iterator[None]:
-    with _LOCK:
-        theirs = get_safe_globals()
-        try:
-            with safe_globals([argparse.Namespace, *_METERS]):
-                yield
-        finally:
-            add_safe_globals(theirs)  # leaving safe_globals also forgot Namespace if the user had allowed it
-
-
-def _scan_zip(file: BinaryIO, path: Path) -> None:
-    """Check a zip container before torch maps it: whole, not compressed, and its pickle harmless."""
-    size = file.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        names = {member.filename for member in members}
-        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-        if not stored or len(names) < len(members) or sum(member.file_size for member in members) > size:
-            raise CheckpointError(
-                f"{path}: refused: its container is compressed or overlaps itself, as torch.save never makes it"
-            )
-        pickles = [member for member in members if member.filename.endswith("/data.pkl")]
-        if len(pickles) != 1 or pickles[0].file_size > _MAX_PICKLE_BYTES:
-            raise CheckpointError(
-                f"{path}: refused: it has {len(pickles)} parts data.pkl, or one over {_MAX_PICKLE_BYTES} bytes"
-            )
-        damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
-        _scan_pickle(io.BytesIO(archive.read(pickles[0])), path)
-
-
-def _scan_legacy(file: BinaryIO, path: Path) -> None:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        for _ in range(_LEGACY_PICKLES):
-            _scan_pickle(view, path)
-
-
-def _scan_pickle(stream: Any, path: Path) -> None:
-    """Walk over the instructions of one pickle, without following any, and refuse what could name other code.
-
-    torch's own check comes after this one. It allows more (an allocation of any size among it, and whatever the
-    process has registered), and can't name what it refuses in a legacy file before having run a part of it.
+    Raises:
+        VocabError: the file is damaged.
     """
-    start = stream.tell()
-    words: list[str] = []
-    tuples = 0
-    for opcode, argument, position in pickletools.genops(stream):
-        tuples += opcode.name.startswith("TUPLE")
-        if tuples > _MAX_TUPLES or (position is not None and position - start > _MAX_PICKLE_BYTES):
-            raise CheckpointError(
-                f"{path}: refused: its pickle is over {_MAX_PICKLE_BYTES} bytes or has over {_MAX_TUPLES} tuples"
-            )
-        if opcode.name == "GLOBAL" and str(argument).replace(" ", ".", 1) in _SAFE_GLOBALS:
-            continue
-        if isinstance(argument, str):
-            words = [*words[-1:], argument]
-        if opcode.name in _NAMING_OPCODES:
-            name = ".".join(words) if opcode.name == "STACK_GLOBAL" else str(argument).replace(" ", ".", 1)
-            raise CheckpointError(
-                f"{path}: refused global {name[:200]}, which could run code; "
-                f"if you trust the file, save its 'model' and its 'args' or 'cfg' alone, where fairseq is installed"
-            )
+    path = data / "label" / FILE_NAME
+    if not path.is_file():
+        return ()
+    symbols = Dictionary.load(path).symbols[len(SPECIALS) :]
+    return tuple(symbol for symbol in symbols if symbol != MASK and not _PADDING_LABEL.fullmatch(symbol))
 
 
 def _renamed(model: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
@@ -263,7 +157,7 @@ def _renamed(model: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
             continue
         if key.startswith("classification_heads.lm."):
             raise CheckpointError(f"{path}: it has a classification head 'lm', here the name of the LM head; rename it")
-        if not _is_plain(tensor):
+        if not is_plain(tensor):
             raise CheckpointError(f"{path}: {key} is not an ordinary tensor of floats")
         name = key
         for pattern, replacement in _RENAMES:
@@ -274,12 +168,6 @@ def _renamed(model: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _is_plain(tensor: Any) -> bool:
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # not one number spread out
-
-
 def _options(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the options of the tables above, checked one by one, under fairseq's names."""
     cfg = state.get("cfg")
@@ -287,13 +175,17 @@ def _options(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     given = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(given, dict):
         raise CheckpointError(f"{path}: it has no options, neither 'args' nor 'cfg.model'")
-    options: dict[str, Any] = {"max_positions": None}
+    options: dict[str, Any] = {"max_positions": None, "encoder_layers_to_keep": _layer_numbers(given, path)}
     for name, largest in _SIZES.items():
         if name == "max_positions" and given.get(name) is None:  # the table of positions then tells it
             continue
         options[name] = value = given.get(name)
         if type(value) is not int or not 1 <= value <= largest:
             raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: 1 to {largest}")
+    for name in _SWITCHES:
+        options[name] = value = given.get(name, False)
+        if type(value) is not bool:
+            raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: True and False")
     for name, default in _PROBABILITIES.items():
         options[name] = value = given.get(name, default)
         if type(value) not in (int, float) or not 0 <= value < 1:
@@ -306,12 +198,24 @@ def _options(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return options
 
 
+def _layer_numbers(given: Mapping[str, Any], path: Path) -> list[int]:
+    """Return the layers that LayerDrop (arXiv:1909.11556) leaves, in order; none where the option is not used."""
+    value = given.get("encoder_layers_to_keep")
+    if not value:
+        return []
+    if not isinstance(value, str) or not _LAYER_NUMBERS.fullmatch(value):
+        raise CheckpointError(f"{path}: encoder_layers_to_keep is {_spell(value)}; expected numbers such as '0,2,4'")
+    return sorted(set(map(int, value.split(","))))
+
+
 def _spell(value: Any) -> str:
     return repr(value)[:50] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
-def _drop_tied_projection(tensors: dict[str, Tensor]) -> bool:
+def _drop_tied_projection(tensors: dict[str, Tensor], *, untied: bool) -> bool:
     """Remove the copy of the token embedding that fairseq stores for a tied LM head; return whether it is tied."""
+    if untied:
+        return False
     projection, embedding = tensors.get("heads.lm.weight"), tensors.get("encoder.embed_tokens.weight")
     if projection is None or embedding is None:
         return projection is None
@@ -323,6 +227,31 @@ def _drop_tied_projection(tensors: dict[str, Tensor]) -> bool:
 
 def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[str]:
     return [match[1] for match in map(pattern.match, names) if match]
+
+
+def _kept_layers(tensors: dict[str, Tensor], options: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the layers that LayerDrop leaves, numbered from 0.
+
+    fairseq prunes on opening: a file may hold all layers still, or has been trained on, and holds them numbered anew.
+    """
+    keep = options["encoder_layers_to_keep"]
+    found = set(_matches(_LAYER_NAME, tensors))
+    if not keep:
+        return tensors
+    options["encoder_layers"] = len(keep)
+    if found == {str(number) for number in range(len(keep))}:
+        return tensors
+    numbers = {str(old): str(new) for new, old in enumerate(keep)}
+    if absent := numbers.keys() - found:
+        raise CheckpointError(f"{path}: encoder_layers_to_keep names layers that it does not have: {listed(absent)}")
+    kept = {}
+    for name, tensor in tensors.items():
+        layer = _LAYER_NAME.match(name)
+        if layer is None:
+            kept[name] = tensor
+        elif layer[1] in numbers:
+            kept[name[: layer.start(1)] + numbers[layer[1]] + name[layer.end(1) :]] = tensor
+    return kept
 
 
 def _check_layers(tensors: Mapping[str, Tensor], options: Mapping[str, Any], path: Path) -> None:
@@ -346,19 +275,6 @@ def _expected(tensors: Mapping[str, Tensor], layers: int, heads: list[str], *, t
     for head in heads:
         shapes |= {f"heads.{head}.{name}": shape for name, shape in _CLASSIFICATION_HEAD.items()}
     return shapes
-
-
-def _check_names(tensors: Mapping[str, Tensor], shapes: Mapping[str, str], path: Path) -> None:
-    lists = {"missing": shapes.keys() - tensors.keys(), "unknown": tensors.keys() - shapes.keys()}
-    details = [f"{kind}: {_listed(names)}" for kind, names in lists.items() if names]
-    if details:
-        raise CheckpointError(f"{path}: not the tensors of a post-norm RoBERTa (in our names): {'; '.join(details)}")
-
-
-def _listed(names: Iterable[str], most: int = 20) -> str:
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(name[:200] for name in ordered[:most]) + rest
 
 
 def _check_shapes(
@@ -407,24 +323,24 @@ def _heads(
     options: Mapping[str, Any], tensors: Mapping[str, Tensor], names: list[str], *, tied: bool
 ) -> dict[str, Any]:
     heads: dict[str, Any] = {"lm": MaskedLMHeadConfig(activation_fn=options["activation_fn"], tied=tied)}
+    activation_fn, dropout = options["pooler_activation_fn"], float(options["pooler_dropout"])
     for name in names:
-        inner_dim = len(tensors[f"heads.{name}.dense.weight"])
-        heads[name] = ClassificationHeadConfig(
-            num_classes=len(tensors[f"heads.{name}.out_proj.weight"]),
-            inner_dim=None if inner_dim == options["encoder_embed_dim"] else inner_dim,
-            activation_fn=options["pooler_activation_fn"],
-            dropout=float(options["pooler_dropout"]),
-        )
+        num_classes, width = tensors[f"heads.{name}.out_proj.weight"].shape
+        inner_dim = None if width == options["encoder_embed_dim"] else width
+        if options["regression_target"] and num_classes == 1:
+            heads[name] = RegressionHeadConfig(inner_dim=inner_dim, activation_fn=activation_fn, dropout=dropout)
+        else:
+            heads[name] = ClassificationHeadConfig(
+                num_classes=num_classes, inner_dim=inner_dim, activation_fn=activation_fn, dropout=dropout
+            )
     return heads
 
 
-def _joined(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors with q, k and v of each layer in one: three times (C, C) becomes (3 * C, C)."""
-    joined: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if ".self_attn.q_proj." in name:
-            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            joined[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
-        elif ".self_attn.k_proj." not in name and ".self_attn.v_proj." not in name:
-            joined[name] = tensor
-    return joined
+def _labelled(heads: dict[str, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+    """Return the heads, the labels given to the only classification head that has as many classes, if there is one."""
+    fitting = [
+        name
+        for name, head in heads.items()
+        if isinstance(head, ClassificationHeadConfig) and head.num_classes == len(labels)
+    ]
+    return heads | {name: dataclasses.replace(heads[name], labels=labels) for name in fitting if len(fitting) == 1}

@@ -7,34 +7,36 @@
     state.json              progress of the run            (training runs only)
     MANIFEST.json           name, bytes and sha256 of each file; written last
 
-A folder is made under a temporary name beside its final one, synced, and renamed: it is there whole or not at all.
+A folder is there whole or not at all.
 """
 
 import hashlib
-import json
-import os
 import shutil
-import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from roberta.checkpoint.assembly import assemble
+from roberta.checkpoint.folders import TEMPORARY_PREFIX, read_json, replacing, write_json, write_tensors
 from roberta.config import from_json, to_json
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import CheckpointError, ConfigError, StorageError
+from roberta.errors import CheckpointError, ConfigError
 from roberta.models.roberta import RobertaModel
 from roberta.registry import HEADS, MODELS
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
+CONFIG, STATE = "config.json", "state.json"
+TENSORS = ".safetensors"
+MODEL, OPTIMIZER = f"model{TENSORS}", f"optimizer{TENSORS}"
 STEP_PREFIX = "step_"
-TEMPORARY_PREFIX = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -95,44 +97,27 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: the manifest is missing or unreadable, or a file is missing, cut or changed.
     """
-    files = _read_json(folder / MANIFEST).get("files")
-    if not isinstance(files, dict) or "config.json" not in files or "model.safetensors" not in files:
-        raise CheckpointError(f"{folder / MANIFEST}: lists no checkpoint files; restore the folder from a copy")
-    for name, entry in files.items():
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
-            raise CheckpointError(f"{path}: listed in {MANIFEST} but missing; restore the folder from a copy")
-        if path.stat().st_size != entry["bytes"]:
-            raise CheckpointError(
-                f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {entry['bytes']}; the file is cut"
-            )
-        if _sha256(path) != entry["sha256"]:
-            raise CheckpointError(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
+    for path, sha256 in _listed(folder).items():
+        _check_content(path, sha256)
 
 
-def save(folder: Path, model: RobertaModel, tokenizer: Tokenizer, training: TrainingState | None = None) -> None:
+def save(
+    folder: Path,
+    model: RobertaModel,
+    tokenizer: Tokenizer,
+    training: TrainingState | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write a checkpoint folder, whole or not at all; an existing folder of that name is replaced.
+
+    `weights` stand in for the model's own, where those are sharded over processes.
 
     Raises:
         StorageError: the folder can't be written.
     """
-    temporary = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid.uuid4().hex}"
-    replaced = temporary.with_name(temporary.name + "-replaced")
-    try:
-        temporary.mkdir(parents=True)
-        _write_files(temporary, model, tokenizer, training)
+    with replacing(folder) as temporary:
+        _write_files(temporary, model, tokenizer, training, weights or model.state_dict())
         _write_manifest(temporary)
-        if folder.exists():
-            folder.rename(replaced)
-        temporary.rename(folder)
-        _sync(folder.parent)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"can't write checkpoint {folder}: {error}; free some space or choose another folder"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def prune(run_dir: Path, keep: int) -> None:
@@ -141,39 +126,74 @@ def prune(run_dir: Path, keep: int) -> None:
         shutil.rmtree(folder)
 
 
-def load(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder.
+def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> Checkpoint:
+    """Read a checkpoint folder. Tensors are mapped, not read: leave the files unchanged while they are in use.
+
+    Every file must be there in the size that the manifest says, and what is read must have its sha256. Without
+    `training` the optimizer's tensors are left aside. Without `check_tensors` the sha256 of the tensor files is not
+    computed, for callers that just have: a flipped bit in them is then not noticed, a cut or another file still is.
 
     Raises:
         CheckpointError: the folder is damaged or does not fit this version of the package.
         VocabError: its tokenizer files are damaged.
     """
-    verify(folder)
+    files = _listed(folder)
+    tensors = {path: files.pop(path) for path in list(files) if path.suffix == TENSORS}
+    for path, sha256 in files.items():
+        _check_content(path, sha256)
+    if not training:
+        tensors.pop(folder / OPTIMIZER, None)
+    with ThreadPoolExecutor() as pool:  # the tokenizer takes as long to read as half a GB to check
+        checks = [pool.submit(_check_content, *item) for item in tensors.items()] if check_tensors else []
+        try:
+            return _read(folder, training=training)
+        finally:
+            for check in checks:
+                check.result()  # if the content is wrong, that is why the rest failed
+
+
+def _read(folder: Path, *, training: bool) -> Checkpoint:
     try:
-        config = _read_json(folder / "config.json")
+        config = read_json(folder / CONFIG)
         if config.get("format") != "roberta" or config.get("version") != FORMAT_VERSION:
             raise CheckpointError(
-                f"{folder / 'config.json'}: format {config.get('format')!r} version {config.get('version')!r}; "
+                f"{folder / CONFIG}: format {config.get('format')!r} version {config.get('version')!r}; "
                 f"this package reads 'roberta' version {FORMAT_VERSION}"
             )
-        model = _model(config, load_file(folder / "model.safetensors"), str(folder))
+        model_config = _component(MODELS, config["model"], f"{folder}: model")
+        heads = {name: _component(HEADS, head, f"{folder}: head {name}") for name, head in config["heads"].items()}
+        model = assemble(model_config, heads, load_file(folder / MODEL), source=str(folder))
         tokenizer = Tokenizer.load(folder)
-        training = None
-        if (folder / "state.json").is_file():
-            optimizer = load_file(folder / "optimizer.safetensors")
-            training = TrainingState(config["training"], optimizer, _read_json(folder / "state.json"))
+        state = None
+        if training and (folder / STATE).is_file():
+            optimizer = load_file(folder / OPTIMIZER)
+            state = TrainingState(config["training"], optimizer, read_json(folder / STATE))
     except (ConfigError, SafetensorError, KeyError) as error:
         raise CheckpointError(f"{folder}: can't be read as a checkpoint: {error}") from error
-    return Checkpoint(model, tokenizer, training)
+    return Checkpoint(model, tokenizer, state)
 
 
-def _model(config: Mapping[str, Any], weights: Mapping[str, Tensor], source: str) -> RobertaModel:
-    with torch.device("meta"):
-        model: RobertaModel = MODELS.build(_component(MODELS, config["model"], f"{source}: model"))
-        for name, head in config["heads"].items():
-            model.register_head(name, _component(HEADS, head, f"{source}: head {name}"))
-    model.load_weights(weights, source=source)
-    return model.eval()
+def _listed(folder: Path) -> dict[Path, str]:
+    """Return the sha256 of each file in the manifest, checked to be there and to have the right size."""
+    files = read_json(folder / MANIFEST).get("files")
+    if not isinstance(files, dict) or CONFIG not in files or MODEL not in files:
+        raise CheckpointError(f"{folder / MANIFEST}: lists no checkpoint files; restore the folder from a copy")
+    for name, entry in files.items():
+        path = folder / name
+        if not isinstance(entry, dict) or not entry.keys() >= {"bytes", "sha256"}:
+            raise CheckpointError(f"{folder / MANIFEST}: no bytes or sha256 of {name}; restore the folder from a copy")
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{path}: listed in {MANIFEST} but missing; restore the folder from a copy")
+        if path.stat().st_size != entry["bytes"]:
+            raise CheckpointError(
+                f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {entry['bytes']}; the file is cut"
+            )
+    return {folder / name: entry["sha256"] for name, entry in files.items()}
+
+
+def _check_content(path: Path, sha256: str) -> None:
+    if _sha256(path) != sha256:
+        raise CheckpointError(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
 
 
 def describe(registry: Any, config: Any) -> dict[str, Any]:
@@ -186,7 +206,13 @@ def _component(registry: Any, values: Any, source: str) -> Any:
     return from_json(registry.config_class(options.pop("type")), options, source=source)
 
 
-def _write_files(folder: Path, model: RobertaModel, tokenizer: Tokenizer, training: TrainingState | None) -> None:
+def _write_files(
+    folder: Path,
+    model: RobertaModel,
+    tokenizer: Tokenizer,
+    training: TrainingState | None,
+    weights: Mapping[str, Tensor],
+) -> None:
     config: dict[str, Any] = {
         "format": "roberta",
         "version": FORMAT_VERSION,
@@ -195,55 +221,21 @@ def _write_files(folder: Path, model: RobertaModel, tokenizer: Tokenizer, traini
         "heads": {name: describe(HEADS, head) for name, head in model.head_configs.items()},
     }
     tokenizer.save(folder)
-    _write_tensors(folder / "model.safetensors", model.state_dict())
+    write_tensors(folder / MODEL, weights)
     if training is not None:
         config["training"] = training.options
-        _write_tensors(folder / "optimizer.safetensors", training.optimizer)
-        _write_json(folder / "state.json", training.progress)
-    _write_json(folder / "config.json", config)
+        write_tensors(folder / OPTIMIZER, training.optimizer)
+        write_json(folder / STATE, training.progress)
+    write_json(folder / CONFIG, config)
 
 
 def _write_manifest(folder: Path) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
-        _sync(path)
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    _write_json(folder / MANIFEST, {"version": FORMAT_VERSION, "files": files})
-    _sync(folder / MANIFEST)
-    _sync(folder)
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(mode)  # safetensors 0.8 leaves the file readable for its owner alone
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; the folder is not a checkpoint, or its writing was cut off") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: can't be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
-    return values
+    write_json(folder / MANIFEST, {"version": FORMAT_VERSION, "files": files})
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

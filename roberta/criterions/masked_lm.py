@@ -6,24 +6,21 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from roberta.config import option
 from roberta.layout import Batch
 from roberta.registry import CRITERIONS
 
 
 @dataclass(frozen=True)
 class MaskedLMLossConfig:
-    """Options of the masked-LM loss."""
-
-    masked_lm_head: str = option("lm", help="name of the head that predicts tokens")
+    """Options of the masked-LM loss; it has none."""
 
 
 @CRITERIONS.register("masked_lm", MaskedLMLossConfig)
 class MaskedLMLoss:
     """Sum of the negative log-likelihoods of the targets, in nats."""
 
-    def __init__(self, config: MaskedLMLossConfig) -> None:
-        self.head = config.masked_lm_head
+    def __init__(self, config: MaskedLMLossConfig, head: str) -> None:
+        self.head = head
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss summed over the batch's targets, and the sums to log (here the same)."""

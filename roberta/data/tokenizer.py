@@ -1,10 +1,12 @@
 """Text <-> token ids: the one composition of a BPE and a dictionary, used by preprocessing, tasks and the hub.
 
 `encode` gives the tokens of a text alone. `encode_sequence` adds the special tokens of RoBERTa's input,
-`<s> a </s>` or `<s> a </s></s> b </s>`. Nothing here knows of tensors.
+`<s> a </s>` or `<s> a </s></s> b </s>`. `align` says where each token lies in its text. Nothing here knows of tensors.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +18,33 @@ from roberta.bpe import BPE, GPT2BPE
 from roberta.data.dictionary import FILE_NAME, SPECIALS, Dictionary
 from roberta.errors import DataError, VocabError
 
+_HIGH, _LOW = 0xD800, 0xDC00  # where the two halves of a surrogate pair begin; each half has 1024 values
+_MADE_UP = "madeupword"
+
+Span = tuple[int, int]  # start and end, the end excluded
+
+
+@dataclass(frozen=True)
+class AlignedTokens:
+    """The tokens of a text without special ones, and where each lies in it, the space it begins with included."""
+
+    tokens: list[int]
+    byte_spans: list[Span]  # in the UTF-8 text; they follow each other without gaps
+    character_spans: list[Span]  # a character that several tokens share is in the span of each
+
 
 class Tokenizer:
-    """A BPE and the dictionary that numbers its symbols."""
+    """A BPE and the dictionary that numbers its symbols.
+
+    Symbols after `<mask>` that are no BPE ids, as `with_symbols` adds them, are found in texts as they stand there,
+    the longest first.
+    """
 
     def __init__(self, bpe: BPE, dictionary: Dictionary) -> None:
         self.bpe = bpe
         self.dictionary = dictionary
         self._token_of = list(map(dictionary.index, bpe.symbols))  # by BPE id
+        self._added = _pattern_of_added(dictionary, self._token_of)
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Tokenizer":
@@ -71,25 +92,51 @@ class Tokenizer:
         >>> Tokenizer.load().encode("Hello world!")
         [31414, 232, 328]
         """
-        return [self._token_of[index] for index in self.bpe.encode(text)]
+        if self._added is None:
+            return [self._token_of[index] for index in self.bpe.encode(text)]
+        return [token for token, _ in self._encode(text)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text, without special ones."""
+        if self._added is not None:
+            return [self.encode(text) for text in texts]
         return [[self._token_of[index] for index in ids] for ids in self.bpe.encode_batch(texts)]
 
-    def encode_sequence(self, *texts: str, separator: bool = True) -> list[int]:
+    def encode_sequence(self, *texts: str, separator: bool = True, max_tokens: int | None = None) -> list[int]:
         """Return `<s> a </s>` for one text; each further text adds `</s> b </s>`, or `b </s>` without the separator.
+
+        With `max_tokens` the ends of the longest texts are cut off until the sequence has no more tokens than that.
+
+        Raises:
+            DataError: `max_tokens` leaves no room beside the special tokens.
 
         >>> Tokenizer.load().encode_sequence("Hello", " world")
         [0, 31414, 2, 2, 232, 2]
+        >>> Tokenizer.load().encode_sequence("Hello world! Hello", " world", max_tokens=8)
+        [0, 31414, 232, 328, 2, 2, 232, 2]
         """
         bos, eos = self.dictionary.bos, self.dictionary.eos
+        encoded = [self.encode(text) for text in texts]
+        if max_tokens is not None:
+            num_specials = 1 + len(texts) + (len(texts) - 1) * separator
+            encoded = _cut(encoded, max_tokens - num_specials)
         tokens = [bos]
-        for position, text in enumerate(texts):
+        for position, ids in enumerate(encoded):
             if position > 0 and separator:
                 tokens.append(eos)
-            tokens += [*self.encode(text), eos]
+            tokens += [*ids, eos]
         return tokens
+
+    def align(self, text: str) -> AlignedTokens:
+        """Return the tokens of a text, as `encode` does, with their spans of bytes and characters.
+
+        >>> Tokenizer.load().align("Hello world!").character_spans
+        [(0, 5), (5, 11), (11, 12)]
+        """
+        pairs = list(self._encode(text))
+        ends = np.cumsum([size for _, size in pairs], dtype=np.int64)
+        byte_spans = list(pairwise([0, *ends.tolist()]))
+        return AlignedTokens([token for token, _ in pairs], byte_spans, character_spans(text, byte_spans))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens.
@@ -118,6 +165,37 @@ class Tokenizer:
         texts = [self.decode(ids[start:end]) for start, end in pairwise([0, *splits, len(ids)])]
         return texts[0] if len(texts) == 1 else texts
 
+    def with_symbols(self, symbols: Sequence[str]) -> "Tokenizer":
+        """Return a tokenizer that has new symbols after all others; the tokens of the old ones stay.
+
+        Raises:
+            VocabError: a symbol is there already, or can't stand in a dictionary.
+        """
+        dictionary = self.dictionary
+        taken = set(dictionary.symbols)
+        for symbol in symbols:
+            if symbol in taken:
+                raise VocabError(f"symbol {symbol!r} is already in the dictionary; leave it out")
+            if not symbol.isprintable() or symbol != symbol.strip() or not symbol or symbol.isdecimal():
+                raise VocabError(
+                    f"symbol {symbol!r} can't stand in a dictionary; expected printable characters, "
+                    "with no space at either end, and not digits alone"
+                )
+            taken.add(symbol)
+        first = len(SPECIALS)
+        counts = [*dictionary.counts[first:], *(0 for _ in symbols)]
+        return Tokenizer(self.bpe, Dictionary([*dictionary.symbols[first:], *symbols], counts))
+
+    def _encode(self, text: str) -> Iterator[tuple[int, int]]:
+        """Yield each token of a text and its bytes in it."""
+        parts = [text] if self._added is None else self._added.split(text)  # every second part is an added symbol
+        for position, part in enumerate(parts):
+            if position % 2:
+                yield self.dictionary.index(part), len(part.encode())
+            else:
+                for index in self.bpe.encode(part):
+                    yield self._token_of[index], len(self.bpe.token_bytes[index])
+
     @cached_property
     def _pieces(self) -> list[bytes]:
         """The bytes that each token decodes to."""
@@ -129,6 +207,47 @@ class Tokenizer:
         for special in (dictionary.bos, dictionary.pad, dictionary.eos):
             pieces[special] = b""
         return pieces
+
+
+def character_spans(text: str, byte_spans: Sequence[Span]) -> list[Span]:
+    """Return the characters that each span of bytes of the UTF-8 text touches, as spans; in O(text + spans).
+
+    Lone surrogates count as the three bytes of U+FFFD, and a pair of them as the character that it stands for.
+
+    >>> character_spans("aé", [(0, 2), (2, 3)])
+    [(0, 2), (1, 2)]
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    sizes = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
+    is_pair = (codes[:-1] - _HIGH < 1024) & (codes[1:] - _LOW < 1024)  # unsigned: below the range is far above it
+    sizes[:-1][is_pair], sizes[1:][is_pair] = 4, 0
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    starts[1:][is_pair] = starts[:-1][is_pair]
+    spans = np.array(byte_spans, dtype=np.int64).reshape(-1, 2)
+    first = np.searchsorted(ends, spans[:, 0], side="right")
+    last = np.searchsorted(starts, spans[:, 1], side="left")
+    return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _pattern_of_added(dictionary: Dictionary, tokens_of_bpe: Sequence[int]) -> re.Pattern[str] | None:
+    """Return what finds the symbols after `<mask>` that are neither BPE ids nor made-up words; None without any."""
+    tokens = set(range(dictionary.mask + 1, len(dictionary))).difference(tokens_of_bpe)
+    symbols = [symbol for symbol in map(dictionary.symbols.__getitem__, tokens) if not symbol.startswith(_MADE_UP)]
+    return re.compile(f"({'|'.join(map(re.escape, sorted(symbols, key=len, reverse=True)))})") if symbols else None
+
+
+def _cut(parts: Sequence[list[int]], room: int) -> list[list[int]]:
+    """Return the parts with the ends of the longest cut off, so that all of them together fit into `room` tokens."""
+    if room < 0:
+        raise DataError(f"max_tokens is {-room} too small to hold the special tokens of {len(parts)} texts; raise it")
+    kept = list(parts)
+    left = len(parts)
+    for position in sorted(range(len(parts)), key=lambda i: len(parts[i])):
+        kept[position] = parts[position][: room // left]
+        room -= len(kept[position])
+        left -= 1
+    return kept
 
 
 def _matching(bpe: BPE, dictionary: Dictionary, path: Path) -> Dictionary:

@@ -3,6 +3,8 @@
 Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
 """
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,3 +21,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropou
     q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)  # (B, H, S, D)
     return layout.pack(context.transpose(1, 2))  # (T, H, D)
+
+
+def attention_probabilities(q: Tensor, k: Tensor) -> Tensor:
+    """Return softmax(q k^T / sqrt(D)) of one sequence: (H, S, S), row by row what a token attends to.
+
+    q, k: (S, H, D). For inspection: `attention` never holds these.
+    """
+    scores = q.transpose(0, 1) @ k.permute(1, 2, 0) / math.sqrt(q.shape[-1])  # (H, S, S)
+    return scores.softmax(dim=-1)

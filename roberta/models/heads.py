@@ -1,12 +1,13 @@
 """Heads: what turns feature rows into answers. A head maps (M, C) rows to (M, K) rows and knows nothing of sequences.
 
-Which rows it sees is the caller's `select`: the masked positions for masked LM, the `<s>` of each sequence for
-classification. A new head is a config class and a module here.
+Which rows it sees is the caller's `select`: the masked positions for masked LM, else what the config's `rows` says, the
+`<s>` of each sequence or every token. A new head is a config class here, registered with a module.
 
 Shapes: M selected rows, C embed_dim, K outputs, V vocabulary.
 """
 
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +15,25 @@ from torch import Tensor, nn
 
 from roberta.config import option
 from roberta.errors import ConfigError
+from roberta.layout import SequenceLayout
 from roberta.models.projection import projected_cross_entropy
 from roberta.models.transformer import LAYER_NORM_EPS, Activation, TransformerEncoder, activation, init_weights
 from roberta.registry import HEADS
+
+Rows = Literal["first", "all"]  # the <s> of each sequence, or every token
+
+_INNER_DIM = "width of the dense layer; embed_dim where not given"
+_ACTIVATION_FN = "activation after the dense layer"
+_POOLER_DROPOUT = "dropout before the dense and the output layer (fairseq's pooler dropout)"
+_DROPOUT = "dropout before the output layer"
+_LABELS = "names of the classes in the order of the outputs"
 
 
 @dataclass(frozen=True)
 class MaskedLMHeadConfig:
     """Options of the masked-LM head."""
 
+    rows: ClassVar[Rows] = "all"
     activation_fn: Activation = option("gelu", help="activation between the dense layer and its LayerNorm")
     tied: bool = option(True, help="project with the token embedding instead of a matrix of its own")
 
@@ -53,6 +64,13 @@ class MaskedLMHead(nn.Module):
     def _transform(self, rows: Tensor) -> Tensor:
         return self.layer_norm(self.activation(self.dense(rows)))  # (M, C)
 
+    @torch.no_grad()
+    def add_symbols(self, num_symbols: int) -> None:
+        """Append outputs that begin as the mean of those there are; the token embedding grows apart from this."""
+        self.bias = nn.Parameter(with_mean_rows(self.bias, num_symbols))
+        if self.weight is not None:
+            self.weight = nn.Parameter(with_mean_rows(self.weight, num_symbols))
+
     @property
     def _projection(self) -> Tensor:
         return self._embed_tokens[0].weight if self.weight is None else self.weight  # (V, C)
@@ -60,36 +78,131 @@ class MaskedLMHead(nn.Module):
 
 @dataclass(frozen=True)
 class ClassificationHeadConfig:
-    """Options of a classification head."""
+    """Options of a classification head: K class logits for a sequence."""
 
+    rows: ClassVar[Rows] = "first"
     num_classes: int = option(help="number of outputs")
-    inner_dim: int | None = option(None, help="width of the dense layer; embed_dim where not given")
-    activation_fn: Activation = option("tanh", help="activation after the dense layer")
-    dropout: float = option(0.0, help="dropout before the dense and the output layer (fairseq's pooler dropout)")
-    labels: tuple[str, ...] = option((), help="names of the classes in the order of the outputs")
+    inner_dim: int | None = option(None, help=_INNER_DIM)
+    activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
+    dropout: float = option(0.0, help=_POOLER_DROPOUT)
+    labels: tuple[str, ...] = option((), help=_LABELS)
 
     def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ConfigError(f"num_classes is {self.num_classes}; a classification head needs at least 1")
-        if self.labels and len(self.labels) != self.num_classes:
-            raise ConfigError(f"{len(self.labels)} labels for num_classes {self.num_classes}; give one name per class")
+        _check_classes("classification", self.num_classes, self.labels)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
+
+
+@dataclass(frozen=True)
+class RegressionHeadConfig:
+    """Options of a regression head: one number for a sequence. Its output counts from `minimum` 0 to `maximum` 1."""
+
+    rows: ClassVar[Rows] = "first"
+    num_outputs: ClassVar[int] = 1
+    minimum: float = option(0.0, help="value of the output 0, the low end of the scale")
+    maximum: float = option(1.0, help="value of the output 1, the high end of the scale")
+    inner_dim: int | None = option(None, help=_INNER_DIM)
+    activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
+    dropout: float = option(0.0, help=_POOLER_DROPOUT)
+
+    def __post_init__(self) -> None:
+        if not self.minimum < self.maximum:
+            raise ConfigError(f"minimum is {self.minimum}, maximum {self.maximum}; the minimum must be the smaller one")
+
+
+@dataclass(frozen=True)
+class ChoiceHeadConfig:
+    """Options of a choice head: one score for a sequence, to be compared with those of the other choices."""
+
+    rows: ClassVar[Rows] = "first"
+    num_outputs: ClassVar[int] = 1
+    inner_dim: int | None = option(None, help=_INNER_DIM)
+    activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
+    dropout: float = option(0.0, help=_POOLER_DROPOUT)
 
 
 @HEADS.register("classification", ClassificationHeadConfig)
-class ClassificationHead(nn.Module):
-    """Classify a sequence by its `<s>` row: dropout, dense, tanh, dropout, output projection."""
+@HEADS.register("regression", RegressionHeadConfig)
+@HEADS.register("choice", ChoiceHeadConfig)
+class SequenceHead(nn.Module):
+    """Judge a sequence by its `<s>` row: dropout, dense, tanh, dropout, output projection."""
 
-    def __init__(self, config: ClassificationHeadConfig, encoder: TransformerEncoder) -> None:
+    def __init__(
+        self, config: ClassificationHeadConfig | RegressionHeadConfig | ChoiceHeadConfig, encoder: TransformerEncoder
+    ) -> None:
         super().__init__()
         embed_dim = encoder.embed_tokens.embedding_dim
         inner_dim = config.inner_dim or embed_dim
         self.dropout = config.dropout
         self.activation = activation(config.activation_fn)
         self.dense = nn.Linear(embed_dim, inner_dim)
-        self.out_proj = nn.Linear(inner_dim, config.num_classes)
+        self.out_proj = nn.Linear(inner_dim, config.num_outputs)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map (M, C) to logits (M, K)."""
+        """Map (M, C) to (M, K)."""
         x = F.dropout(rows, self.dropout, self.training)
         x = self.activation(self.dense(x))  # (M, inner_dim)
         return self.out_proj(F.dropout(x, self.dropout, self.training))
+
+
+@dataclass(frozen=True)
+class TaggingHeadConfig:
+    """Options of a tagging head: K class logits for a token."""
+
+    rows: ClassVar[Rows] = "all"
+    num_classes: int = option(help="number of outputs")
+    dropout: float = option(0.0, help=_DROPOUT)
+    labels: tuple[str, ...] = option((), help=_LABELS)
+
+    def __post_init__(self) -> None:
+        _check_classes("tagging", self.num_classes, self.labels)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_classes
+
+
+@dataclass(frozen=True)
+class SpanHeadConfig:
+    """Options of a span head: for a token, the logits of being the first and the last one of the span."""
+
+    rows: ClassVar[Rows] = "all"
+    num_outputs: ClassVar[int] = 2
+    dropout: float = option(0.0, help=_DROPOUT)
+
+
+@HEADS.register("tagging", TaggingHeadConfig)
+@HEADS.register("span", SpanHeadConfig)
+class TokenHead(nn.Module):
+    """Judge each token by its row: dropout, output projection (arXiv:1810.04805 section 4)."""
+
+    def __init__(self, config: TaggingHeadConfig | SpanHeadConfig, encoder: TransformerEncoder) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.out_proj = nn.Linear(encoder.embed_tokens.embedding_dim, config.num_outputs)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (M, C) to (M, K)."""
+        return self.out_proj(F.dropout(rows, self.dropout, self.training))
+
+
+def select_rows(config: Any, layout: SequenceLayout) -> Tensor | None:
+    """Return the rows that a head of this config sees: (B,) int64, or None for all of them."""
+    return layout.first if config.rows == "first" else None
+
+
+def with_mean_rows(matrix: Tensor, num_rows: int) -> Tensor:
+    """Return (V, ...) with rows appended that are the mean of its rows: (V + num_rows, ...)."""
+    mean = matrix.float().mean(dim=0, keepdim=True).to(matrix.dtype)
+    return torch.cat([matrix, mean.expand(num_rows, *matrix.shape[1:])])
+
+
+def _check_classes(kind: str, num_classes: int, labels: tuple[str, ...]) -> None:
+    if num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes}; a {kind} head needs at least 1")
+    if labels and len(labels) != num_classes:
+        raise ConfigError(f"{len(labels)} labels for num_classes {num_classes}; give one name per class")
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"labels {', '.join(labels)}: a name stands there twice; give each class a name of its own")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}  # a piece of logits should fit the last-level cache of a CPU
 
@@ -34,9 +35,10 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         wants_gradients = any(ctx.needs_input_grad)
         wide = torch.promote_types(rows.dtype, torch.float32)
         loss = rows.new_zeros((), dtype=wide)
-        grad_rows = torch.empty_like(rows)
-        grad_weight = torch.zeros_like(weight, dtype=wide)
-        grad_bias = torch.zeros_like(bias, dtype=wide)
+        if wants_gradients:
+            grad_rows = torch.empty_like(rows)
+            grad_weight = torch.zeros_like(weight, dtype=wide)
+            grad_bias = torch.zeros_like(bias, dtype=wide)
         piece = max(1, _PIECE_BYTES[rows.device.type] // (wide.itemsize * len(weight)))
         buffer = rows.new_empty((min(piece, len(rows)), len(weight)), dtype=wide)
         for start in range(0, len(rows), piece):
@@ -59,6 +61,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         (scale,) = grad_outputs
         grad_rows, grad_weight, grad_bias = ctx.saved_tensors

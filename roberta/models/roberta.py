@@ -70,8 +70,8 @@ class RobertaModel(nn.Module):
 
     def register_head(self, name: str, config: Any) -> None:
         """Add a freshly initialised head under `name`, built from its config, or replace the one of that name."""
-        if not name or "." in name or hasattr(nn.ModuleDict, name):
-            raise ConfigError(f"{name!r} can't name a head; use letters, digits and underscores, such as 'topic'")
+        if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+            raise ConfigError(f"{name!r} can't name a head: not an identifier, or a name that torch uses; try 'topic'")
         weight = self.encoder.embed_tokens.weight
         self.heads[name] = HEADS.build(config, self.encoder).to(device=weight.device, dtype=weight.dtype)
         self.head_configs[name] = config

@@ -6,14 +6,14 @@ Shapes: B sequences, T packed tokens, H heads, D head width, C embed_dim.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roberta.layout import SequenceLayout
-from roberta.models.attention import attention
+from roberta.models.attention import attention, attention_probabilities
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
@@ -56,10 +56,18 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """Map (T, C) to (T, C)."""
-        qkv = self.qkv_proj(x).view(len(x), 3, self.attention_heads, -1)  # (T, 3, H, D)
-        q, k, v = qkv.unbind(1)  # (T, H, D)
+        q, k, v = self._qkv(x)  # (T, H, D)
         context = attention(q, k, v, layout, dropout_p=self.dropout if self.training else 0.0)  # (T, H, D)
         return self.out_proj(context.flatten(1))  # (T, C)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Map one sequence (S, C) to its attention probabilities without dropout: (H, S, S)."""
+        q, k, _ = self._qkv(x)
+        return attention_probabilities(q, k)
+
+    def _qkv(self, x: Tensor) -> tuple[Tensor, ...]:
+        qkv = self.qkv_proj(x).view(len(x), 3, self.attention_heads, -1)  # (T, 3, H, D)
+        return qkv.unbind(1)  # (T, H, D) each
 
 
 class TransformerLayer(nn.Module):
@@ -151,3 +159,9 @@ class TransformerEncoder(nn.Module):
         for layer in self.layers:
             hiddens.append(layer(hiddens[-1], layout))
         return hiddens
+
+    def attentions(self, tokens: Tensor) -> list[Tensor]:
+        """Map the token ids (S,) of one sequence to the attention probabilities of every layer, each (H, S, S)."""
+        hiddens = self.all_hiddens(tokens, SequenceLayout.from_lengths([len(tokens)], tokens.device))
+        layers: Any = self.layers
+        return [layer.self_attn.probabilities(hidden) for layer, hidden in zip(layers, hiddens[:-1], strict=True)]

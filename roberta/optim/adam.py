@@ -1,5 +1,6 @@
 """Adam as RoBERTa was trained with it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,17 @@ from roberta.registry import OPTIMIZERS
 class AdamConfig:
     """Options of Adam; the defaults are those of RoBERTa's pretraining (arXiv:1907.11692, table 9)."""
 
-    adam_betas: tuple[float, ...] = option((0.9, 0.98), help="decay rates of the two moment estimates")
+    adam_betas: tuple[float, float] = option((0.9, 0.98), help="decay rates of the two moment estimates")
     adam_eps: float = option(1e-6, help="added to the root of the second moment, before bias correction")
     weight_decay: float = option(0.01, help="decoupled weight decay, on every parameter")
 
     def __post_init__(self) -> None:
-        if len(self.adam_betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.adam_betas):
+        if not all(0.0 <= beta < 1.0 for beta in self.adam_betas):
             raise ConfigError(f"--adam-betas takes two values in [0, 1), not {self.adam_betas}")
-        if self.adam_eps <= 0.0:
+        if not 0.0 < self.adam_eps < math.inf:
             raise ConfigError(f"--adam-eps is {self.adam_eps}; it must be positive")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"--weight-decay is {self.weight_decay}; it must be at least 0")
 
 
 @OPTIMIZERS.register("adam", AdamConfig)

@@ -22,7 +22,7 @@ class WarmupConfig:
     warmup_updates: int = option(0, help="updates of linear warm-up to the peak")
 
     def __post_init__(self) -> None:
-        if self.lr <= 0.0:
+        if not 0.0 < self.lr < math.inf:
             raise ConfigError(f"--lr is {self.lr}; it must be positive")
         if self.warmup_updates < 0:
             raise ConfigError(f"--warmup-updates is {self.warmup_updates}; it must be at least 0")
@@ -35,6 +35,15 @@ class PolynomialDecayConfig(WarmupConfig):
     end_learning_rate: float = option(0.0, help="rate at the end and after it")
     power: float = option(1.0, help="exponent of the decay; 1 is linear")
     total_num_update: int | None = option(None, help="updates until the end rate; --max-update where not given")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.power < math.inf:
+            raise ConfigError(f"--power is {self.power}; it must be positive")
+        if not 0.0 <= self.end_learning_rate <= self.lr:
+            raise ConfigError(
+                f"--end-learning-rate is {self.end_learning_rate}; it must lie between 0 and --lr {self.lr}"
+            )
 
 
 @SCHEDULES.register("polynomial_decay", PolynomialDecayConfig)

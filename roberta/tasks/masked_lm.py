@@ -5,6 +5,7 @@ Shapes: T packed tokens, M masked positions.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,9 +86,9 @@ class MaskedLMTask(Task):
         self.config = config
         self.tokenizer = Tokenizer.load(config.data)
 
-    def head_config(self) -> MaskedLMHeadConfig:
-        """Return the config of the masked-LM head."""
-        return MaskedLMHeadConfig()
+    def head_config(self, model: Any) -> MaskedLMHeadConfig:
+        """Return the config of the masked-LM head, which has the activation of the model."""
+        return MaskedLMHeadConfig(activation_fn=model.activation_fn)
 
     def samples(self, split: str) -> MaskedBlocks:
         """Return the blocks of `<data>/<split>.bin`.

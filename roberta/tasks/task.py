@@ -33,8 +33,8 @@ class Task(ABC):
     head: str  # the name of the head that is trained
 
     @abstractmethod
-    def head_config(self) -> Any:
-        """Return the config of the head that is trained."""
+    def head_config(self, model: Any) -> Any:
+        """Return the config of the head that is trained on a model of this config."""
 
     @abstractmethod
     def samples(self, split: str) -> Samples:

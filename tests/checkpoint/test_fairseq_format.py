@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
-from roberta.checkpoint import fairseq_format
-from roberta.checkpoint.fairseq_format import read
-from roberta.errors import CheckpointError
+from roberta.checkpoint import pickles
+from roberta.checkpoint.assembly import assemble
+from roberta.checkpoint.fairseq_format import read, read_labels
+from roberta.errors import CheckpointError, VocabError
 from roberta.layout import SequenceLayout
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 
 VOCAB, POSITIONS, WIDTH, INNER, LAYERS, CLASSES = 20, 12, 8, 16, 2, 3
@@ -232,9 +233,121 @@ def test_a_projection_of_another_precision_is_untied(save: Save) -> None:
     assert not read(save(weights)).heads["lm"].tied
 
 
-def test_half_precision_stays(save: Save) -> None:
-    weights = {name: tensor.half() for name, tensor in in_v09_names(oldest_weights()).items()}
-    assert {tensor.dtype for tensor in read(save(weights)).state_dict.values()} == {torch.float16}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_any_precision_is_read_as_fp32(dtype: torch.dtype, is_zip: bool, save: Save) -> None:
+    expected = {name: tensor.to(dtype).float() for name, tensor in read(save()).state_dict.items()}
+    weights = {name: tensor.to(dtype) for name, tensor in in_v09_names(oldest_weights()).items()}
+    assert_same(read(save(weights, is_zip=is_zip)).state_dict, expected)
+
+
+def test_weights_said_to_be_untied_are_untied_even_if_equal(save: Save) -> None:
+    checkpoint = read(save(untie_weights_roberta=True))
+    assert not checkpoint.heads["lm"].tied
+    assert torch.equal(checkpoint.state_dict["heads.lm.weight"], checkpoint.state_dict["encoder.embed_tokens.weight"])
+
+
+def test_a_projection_that_is_said_to_be_untied_must_be_there(save: Save) -> None:
+    weights = oldest_weights()
+    del weights["decoder.lm_head.weight"]
+    with pytest.raises(CheckpointError, match=r"missing: heads\.lm\.weight"):
+        read(save(weights, untie_weights_roberta=True))
+
+
+def with_layers(numbers: list[int]) -> Weights:
+    """Return weights whose layers have these numbers; every parameter of layer n is that of layer 0, raised by n."""
+    source = oldest_weights()
+    weights = {name: tensor for name, tensor in source.items() if ".layers." not in name}
+    for number in numbers:
+        for name, tensor in source.items():
+            if ".layers.0." in name:
+                weights[name.replace(".layers.0.", f".layers.{number}.")] = tensor + number
+    return weights
+
+
+@pytest.mark.parametrize("keep", ["0,2,4", "4,0,2"])
+@pytest.mark.parametrize(("numbers", "encoder_layers"), [([0, 1, 2, 3, 4, 5], 6), ([0, 2, 4], 3), ([0, 1, 2], 3)])
+def test_layers_kept_by_layerdrop_are_numbered_anew(
+    numbers: list[int], encoder_layers: int, keep: str, save: Save
+) -> None:
+    checkpoint = read(
+        save(with_layers(numbers), encoder_layers=encoder_layers, encoder_layers_to_keep=keep, encoder_layerdrop=0.2)
+    )
+    assert checkpoint.config.encoder_layers == 3
+    first, *others = (checkpoint.state_dict[f"encoder.layers.{number}.fc1.bias"] for number in range(3))
+    expected = [1, 2] if numbers == [0, 1, 2] else [2, 4]
+    assert [round((other - first).mean().item()) for other in others] == expected
+    assert not any(name.startswith("encoder.layers.3.") for name in checkpoint.state_dict)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("0,7,9", "encoder_layers_to_keep names layers that it does not have: 7, 9"),
+        ("0;1", "encoder_layers_to_keep is '0;1'; expected numbers such as"),
+        ("-1", "encoder_layers_to_keep is '-1'"),
+        ([0], "encoder_layers_to_keep is a list"),
+        ("9" * 5000, "encoder_layers_to_keep is '999"),
+    ],
+)
+def test_layers_to_keep_that_can_not_be_are_an_error(keep: Any, message: str, save: Save) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read(save(encoder_layers_to_keep=keep))
+
+
+def test_a_file_trained_with_layerdrop_keeps_all_its_layers(save: Save) -> None:
+    checkpoint = read(save(encoder_layerdrop=0.2, encoder_layers_to_keep=None))
+    assert checkpoint.config.encoder_layers == LAYERS
+
+
+def test_a_regression_head_is_told_by_its_option(save: Save) -> None:
+    weights = oldest_weights()
+    weights["classification_heads.mnli.out_proj.weight"] = torch.ones(1, WIDTH)
+    weights["classification_heads.mnli.out_proj.bias"] = torch.ones(1)
+    head = read(save(weights, regression_target=True)).heads["mnli"]
+    assert head == RegressionHeadConfig(activation_fn="tanh", dropout=0.3)
+    assert isinstance(read(save(weights)).heads["mnli"], ClassificationHeadConfig)
+
+
+LABELS = "neutral 111\ncontradiction 95\nentailment 94\nmadeupword0000 0\nmadeupword0001 0\n"
+
+
+def write_labels(folder: Path, text: str = LABELS) -> Path:
+    (folder / "label").mkdir()
+    (folder / "label" / "dict.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_labels_come_in_the_order_of_their_file_without_made_up_words(tmp_path: Path) -> None:
+    assert read_labels(write_labels(tmp_path)) == ("neutral", "contradiction", "entailment")
+    assert read_labels(tmp_path / "label") == ()
+
+
+def test_a_damaged_label_file_is_an_error(save: Save, tmp_path: Path) -> None:
+    write_labels(tmp_path, "neutral 111\ncontradiction\n")
+    with pytest.raises(VocabError, match=r"label/dict\.txt:2"):
+        read(save())
+
+
+def test_the_head_that_labels_fit_gets_them(save: Save, tmp_path: Path) -> None:
+    weights = oldest_weights()
+    for part in ("dense.weight", "dense.bias"):
+        weights[f"classification_heads.topic.{part}"] = weights[f"classification_heads.mnli.{part}"]
+    weights["classification_heads.topic.out_proj.weight"] = torch.ones(7, WIDTH)
+    weights["classification_heads.topic.out_proj.bias"] = torch.ones(7)
+    assert read(save(weights)).heads["mnli"].labels == ()
+    write_labels(tmp_path)
+    heads = read(save(weights)).heads
+    assert (heads["mnli"].labels, heads["topic"].labels) == (("neutral", "contradiction", "entailment"), ())
+
+
+def test_labels_that_fit_two_heads_are_given_to_neither(save: Save, tmp_path: Path) -> None:
+    weights = oldest_weights()
+    for name, tensor in oldest_weights().items():
+        weights[name.replace(".mnli.", ".other.")] = tensor
+    write_labels(tmp_path)
+    heads = read(save(weights)).heads
+    assert (heads["mnli"].labels, heads["other"].labels) == ((), ())
 
 
 def test_the_inner_width_of_a_head_is_its_own(save: Save) -> None:
@@ -289,6 +402,7 @@ def test_meters_of_old_training_checkpoints_do_no_harm(save: Save, monkeypatch: 
         ("activation_fn", "swish", "activation_fn is 'swish'; allowed: gelu"),
         ("activation_fn", ["gelu"], "activation_fn is a list"),
         ("pooler_activation_fn", "linear", "pooler_activation_fn is 'linear'"),
+        ("untie_weights_roberta", 1, "untie_weights_roberta is 1; allowed: True and False"),
     ],
 )
 def test_an_option_that_can_not_be_is_named(option: str, value: Any, message: str, save: Save) -> None:
@@ -539,7 +653,7 @@ def test_the_table_of_allowed_globals_is_left_as_it_was(theirs: list[Any], save:
 
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_a_pickle_of_endless_instructions_is_refused(is_zip: bool, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fairseq_format, "_MAX_PICKLE_BYTES", 1000)
+    monkeypatch.setattr(pickles, "_MAX_PICKLE_BYTES", 1000)
     with pytest.raises(CheckpointError, match="over 1000 bytes"):
         read(save(is_zip=is_zip))
 
@@ -608,3 +722,25 @@ def test_the_features_of_fairseq_are_reproduced(shared: Path) -> None:
         with torch.no_grad():
             found = model(tokens, SequenceLayout.from_lengths([len(tokens)]))
         torch.testing.assert_close(found, features, atol=2e-5, rtol=0)  # float32 sums in another order
+
+
+def test_features_of_a_half_precision_file_are_near_those_of_the_whole(shared: Path, tmp_path: Path) -> None:
+    golden = shared / "golden" / "ckpt2019" / "model.pt"
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        state = torch.load(golden, weights_only=True)
+    halves = {name: tensor.half() for name, tensor in state["model"].items()}
+    torch.save({**state, "model": halves}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    tokens = torch.load(shared / "golden" / "io" / "golden_io.pt", weights_only=True)["s2"]["tokens"].flatten()
+    features = []
+    for path in (golden, tmp_path / "model.pt"):
+        checkpoint = read(path)
+        model = assemble(checkpoint.config, checkpoint.heads, checkpoint.state_dict, source=str(path))
+        with torch.no_grad():
+            features.append(model(tokens, SequenceLayout.from_lengths([len(tokens)])))
+    whole, half = features
+    assert half.dtype == torch.float32
+    assert (half - whole).norm() < 1e-3 * whole.norm()  # rounding each parameter to 11 bits does 7e-4
+
+
+def test_the_labels_that_fairseq_counted_are_read(shared: Path) -> None:
+    assert read_labels(shared / "golden" / "glue" / "PAIR-bin") == ("neutral", "contradiction", "entailment")

@@ -56,6 +56,67 @@ def test_damage_is_found_and_named(folder, name, damage):
         native.load(folder)
 
 
+def flip(path, position):
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["config.json", "dict.txt", "vocab.bpe", "state.json"])
+def test_small_files_are_always_checked(folder, name):
+    flip(folder / name, 9)
+    with pytest.raises(CheckpointError, match=f"{name}: sha256 differs"):
+        native.load(folder, training=False, check_tensors=False)
+
+
+def test_tensors_just_checked_need_no_second_check(folder):
+    intact = native.load(folder).model.encoder.embed_tokens.weight.clone()
+    flip(folder / "model.safetensors", -1)
+    loaded = native.load(folder, check_tensors=False)
+    assert torch.equal(loaded.model.encoder.embed_tokens.weight, intact)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: sha256 differs"):
+        native.load(folder)
+
+
+def test_a_cut_or_unreadable_tensor_file_is_found_without_its_sha256(folder):
+    flip(folder / "model.safetensors", 9)
+    with pytest.raises(CheckpointError, match="can't be read as a checkpoint"):
+        native.load(folder, check_tensors=False)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: 0 bytes"):
+        native.load(folder, check_tensors=False)
+
+
+def test_a_wrong_sha256_is_the_reason_given_for_an_unreadable_file(folder):
+    flip(folder / "model.safetensors", 9)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: sha256 differs"):
+        native.load(folder)
+
+
+def test_the_optimizer_is_left_aside_where_it_is_not_asked_for(folder):
+    flip(folder / "optimizer.safetensors", -1)
+    assert native.load(folder, training=False).training is None
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors: sha256 differs"):
+        native.load(folder)
+
+
+def test_loading_draws_no_random_numbers(folder):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    native.load(folder)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("entry", [None, [], {}, {"bytes": 5}])
+def test_a_manifest_without_sums_is_refused(folder, entry):
+    manifest = json.loads((folder / native.MANIFEST).read_text())
+    manifest["files"]["dict.txt"] = entry
+    (folder / native.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json: no bytes or sha256 of dict\.txt"):
+        native.load(folder)
+
+
 def test_a_folder_without_its_manifest_is_refused(folder):
     (folder / native.MANIFEST).unlink()
     with pytest.raises(CheckpointError, match=r"MANIFEST\.json: missing"):

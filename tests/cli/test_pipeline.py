@@ -10,7 +10,7 @@ import torch
 
 from roberta.data.tokenizer import Tokenizer
 from roberta.hub import from_pretrained
-from roberta_cli import evaluate, quickstart, train
+from roberta_cli import entry, evaluate, quickstart, train
 
 TINY = """--preset roberta.tiny --encoder-layers 1 --embed-dim 16 --ffn-embed-dim 16 --max-positions 64
   --tokens-per-sample 64 --batch-size 8 --lr 1e-2 --device cpu""".split()
@@ -100,6 +100,15 @@ def test_a_user_module_brings_its_own_components(data_bin, tmp_path, monkeypatch
             "--user-module",
         ),
         (["data", "--save-dir", "run", "--max-update", "1"], "--batch-size, --max-tokens"),
+        (["data", "--save-dir", "run", "--max-update", "x"], "argument --max-update: invalid int value: 'x'"),
+        (["data", "--save-dir", "run", "--precision", "fp8"], "invalid choice: 'fp8'"),
+        (
+            ["data", "--save-dir", "run", "--max-updates", "3"],
+            "unknown argument '--max-updates'; did you mean --max-update?",
+        ),
+        (["@nope.args"], "nope.args"),
+        (["data", "--save-dir", "run", "--max-update", "1", "--batch-size", "1", "--lr", "nan"], "--lr is nan"),
+        (["data", "--save-dir", "run", "--max-update", "1", "--batch-size", "1", "--power", "0"], "--power is 0.0"),
     ],
 )
 def test_bad_arguments_give_one_line_and_exit_code_2(arguments, message, capsys):
@@ -108,6 +117,33 @@ def test_bad_arguments_give_one_line_and_exit_code_2(arguments, message, capsys)
     assert message in error
     assert error.count("\n") == 1
     assert error.startswith("error: ")
+
+
+def test_options_with_two_values_leave_the_data_alone():
+    recipe = train.parse([*"--save-dir run --max-update 1 --batch-size 1 --adam-betas 0.8 0.9 data".split()])
+    assert (recipe.optimizer.adam_betas, recipe.task.data) == ((0.8, 0.9), Path("data"))
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_folder_that_can_not_be_written_gives_exit_code_5(place, data_bin, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run_train(data_bin, tmp_path / place) == 5
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: --save-dir")
+    assert quickstart.main(["--folder", str(tmp_path / place)]) == 5
+
+
+def test_ctrl_c_outside_of_training_gives_exit_code_130(monkeypatch, capsys):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    assert entry.run(interrupt, []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    assert evaluate.main(["masked_lm", str(tmp_path), "--model", str(tmp_path), "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_gives_exit_code_3(run_dir, tmp_path, data_bin, capsys):
@@ -180,7 +216,7 @@ def test_eval_counts_the_right_predictions_of_an_mnli_head(mnli_model, tmp_path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("gold_label", "label"), ":1: the last column is"),
+        (lambda text: text.replace("gold_label", "label"), ":1: 12 columns, the last one ('label',)"),
         (
             lambda text: text.replace("\tneutral\n", "\t-\n"),
             ":2: label '-'; allowed: contradiction, entailment, neutral",
@@ -194,6 +230,42 @@ def test_files_that_are_no_mnli_are_refused_with_the_line(change, message, mnli_
     path.write_text(change(path.read_text()))
     assert evaluate.main(["mnli", str(path), "--model", str(mnli_model)]) == 2
     assert f"dev.tsv{message}" in capsys.readouterr().err.replace(": a header", "a header")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--head", "lm"], "head 'lm' is of kind masked_lm; accuracy needs a classification head"),
+        (["--head", "mnly"], "did you mean mnli?"),
+        (["--max-tokens", "-5"], "--max-tokens is -5"),
+    ],
+)
+def test_eval_options_that_do_not_fit_are_refused(options, message, mnli_model, tmp_path, capsys):
+    path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "neutral")])
+    assert evaluate.main(["mnli", str(path), "--model", str(mnli_model), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_text_that_is_too_long_is_named_by_its_line(mnli_model, tmp_path, capsys):
+    path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "neutral"), ("a " * 90, "b", "neutral")])
+    assert evaluate.main(["mnli", str(path), "--model", str(mnli_model)]) == 2
+    assert "dev.tsv:3: 9" in capsys.readouterr().err
+
+
+def test_the_heads_own_labels_go_before_the_published_ones(run_dir, tmp_path, capsys):
+    from roberta.checkpoint import native
+
+    roberta = from_pretrained(run_dir)
+    accuracies = []
+    for labels in (("contradiction", "neutral", "entailment"), ("entailment", "neutral", "contradiction")):
+        torch.manual_seed(0)
+        roberta.register_classification_head("mnli", num_classes=3, labels=labels)
+        roberta.model.heads["mnli"].out_proj.bias.data += torch.tensor([9.0, 0.0, 0.0])  # always the first
+        native.save(tmp_path / "model", roberta.model, Tokenizer.load())
+        path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "contradiction")])
+        assert evaluate.main(["mnli", str(path), "--model", str(tmp_path / "model"), "--device", "cpu"]) == 0
+        accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
+    assert accuracies == [1.0, 0.0]
 
 
 def test_eval_reads_the_genuine_mnli_file(shared, capsys):

@@ -12,7 +12,7 @@ from tests.builders import fairseq_batch
 
 
 def test_metrics_are_bits_nats_and_perplexity():
-    criterion = MaskedLMLoss(MaskedLMLossConfig())
+    criterion = MaskedLMLoss(MaskedLMLossConfig(), "lm")
     assert criterion.metrics({"loss": 6.0 * math.log(2)}, 3) == pytest.approx(
         {"loss": 2, "nats": math.log(4), "ppl": 4}
     )
@@ -22,7 +22,7 @@ def test_the_loss_is_the_sum_over_targets(tiny_model):
     layout = SequenceLayout.from_lengths([3, 2])
     tokens = torch.tensor([0, 9, 2, 8, 2])
     batch = Batch(tokens, layout, torch.tensor([1, 3]), torch.tensor([7, 7]), 2, (0, 1))
-    loss, sums = MaskedLMLoss(MaskedLMLossConfig())(tiny_model, batch)
+    loss, sums = MaskedLMLoss(MaskedLMLossConfig(), "lm")(tiny_model, batch)
     log_probabilities = tiny_model(tokens, layout, "lm").log_softmax(-1)
     assert loss.item() == pytest.approx(-(log_probabilities[1, 7] + log_probabilities[3, 7]).item(), rel=1e-6)
     assert sums["loss"].item() == loss.item()
@@ -36,7 +36,7 @@ def test_losses_and_gradients_equal_fairseqs(shared, name):
     for result in golden["results"]:
         model.zero_grad()
         batch = fairseq_batch(result["batch"])
-        loss, _ = MaskedLMLoss(MaskedLMLossConfig())(model, batch)
+        loss, _ = MaskedLMLoss(MaskedLMLossConfig(), "lm")(model, batch)
         assert batch.num_targets == result["sample_size"]
         assert loss.item() == pytest.approx(result["loss_sum"], rel=1e-6)
         loss.backward()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from roberta.bpe import GPT2BPE
 from roberta.data.dictionary import Dictionary
-from roberta.data.tokenizer import Tokenizer
+from roberta.data.tokenizer import Tokenizer, character_spans
 from roberta.errors import DataError, VocabError
 
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 50264
@@ -193,3 +193,67 @@ def test_numbered_tokens_must_begin_with_the_special_ones(tmp_path: Path) -> Non
     (tmp_path / "merges.txt").write_text("a b\n")
     with pytest.raises(VocabError, match=r"expected \['<s>', '<pad>', '</s>', '<unk>'\]"):
         Tokenizer.load(tmp_path)
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(exclude_categories=())))
+def test_spans_are_the_bytes_and_characters_of_each_token(tokenizer: Tokenizer, text: str) -> None:
+    aligned = tokenizer.align(text)
+    assert aligned.tokens == tokenizer.encode(text)
+    readable = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs joined, lone halves replaced
+    raw = readable.encode()
+    assert b"".join(raw[start:end] for start, end in aligned.byte_spans) == raw
+    for token, (start, end) in zip(aligned.tokens, aligned.byte_spans, strict=True):
+        assert tokenizer.decode([token]) == raw[start:end].decode(errors="replace")
+    expected = [touched(text, start, end) for start, end in aligned.byte_spans]
+    assert aligned.character_spans == expected
+
+
+def touched(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the characters of a text that a span of its bytes touches, one character at a time."""
+    at = position = 0
+    characters = []
+    while position < len(text):
+        pair = "\ud800" <= text[position] <= "\udbff" and "\udc00" <= text[position + 1 : position + 2] <= "\udfff"
+        width, size = (2, 4) if pair else (1, len(text[position].encode("utf-8", "surrogatepass")))
+        if at < end and start < at + size:
+            characters += range(position, position + width)
+        at += size
+        position += width
+    return characters[0], characters[-1] + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "byte_spans", "expected"),
+    [
+        ("", [], []),
+        ("a😀b", [(0, 2), (2, 4), (4, 6)], [(0, 2), (1, 2), (1, 3)]),
+        ("e\u0301", [(0, 2), (2, 3)], [(0, 2), (1, 2)]),
+        ("\ud83d\ude00x", [(0, 2), (2, 5)], [(0, 2), (0, 3)]),
+        ("\ude00\ud83d", [(0, 3), (3, 6)], [(0, 1), (1, 2)]),
+    ],
+)
+def test_a_character_belongs_to_every_span_that_touches_it(text: str, byte_spans: list, expected: list) -> None:
+    assert character_spans(text, byte_spans) == expected
+
+
+def test_symbols_behind_the_mask_are_found_in_texts_but_made_up_words_and_bpe_ids_are_not(tokenizer: Tokenizer) -> None:
+    symbols = [*tokenizer.bpe.symbols[:-1], "<mask>", tokenizer.bpe.symbols[-1], "madeupword0009", "<new>"]
+    added = Tokenizer(tokenizer.bpe, Dictionary(symbols, [0] * len(symbols)))
+    text = f"a<new>{symbols[-3]}madeupword0009<mask>"
+    special = [token for token in added.encode(text) if token >= added.dictionary.mask]
+    assert special == [added.dictionary.index("<new>")]
+    assert added.decode(added.encode(text)) == text
+
+
+def test_a_sequence_of_limited_length_loses_the_ends_of_its_longest_texts(tokenizer: Tokenizer) -> None:
+    texts = ("a " * 9 + "a", "b b", "c " * 4 + "c")
+    for limit in range(8, 30):
+        whole = tokenizer.encode_sequence(*texts)
+        cut = tokenizer.encode_sequence(*texts, max_tokens=limit)
+        assert len(cut) == min(limit, len(whole))
+        lengths = [len(text.split()) for text in tokenizer.decode_sequence(cut)] if limit > 8 else [0, 0, 0]
+        assert all(short <= long for short, long in zip(lengths, (10, 2, 5), strict=True))
+        assert max(lengths) - min(lengths) <= 1 or min(lengths) == 2
+    with pytest.raises(DataError, match="2 too small to hold the special tokens of 3 texts"):
+        tokenizer.encode_sequence(*texts, max_tokens=4)

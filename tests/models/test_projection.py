@@ -52,3 +52,11 @@ def test_without_gradients_the_loss_is_the_same():
     with torch.no_grad():
         quiet = projected_cross_entropy(x, weight, bias, targets)
     assert torch.equal(quiet, projected_cross_entropy(x, weight, bias, targets).detach())
+
+
+def test_second_derivatives_are_refused_rather_than_wrong():
+    x, weight, bias, targets = inputs(3)
+    loss = projected_cross_entropy(x, weight, bias, targets)
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        gradient.sum().backward()

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from roberta.errors import CheckpointError, ConfigError
 from roberta.layout import SequenceLayout
@@ -120,3 +121,28 @@ def test_an_unknown_head_is_refused_with_the_known_ones(tiny_model):
 def test_labels_must_match_the_number_of_classes():
     with pytest.raises(ConfigError, match="2 labels for num_classes 3"):
         ClassificationHeadConfig(num_classes=3, labels=("a", "b"))
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a b", "type", "training", "_modules"])
+def test_names_that_torch_uses_can_not_name_a_head(tiny_model, name):
+    with pytest.raises(ConfigError, match="can't name a head"):
+        tiny_model.register_head(name, ClassificationHeadConfig(num_classes=2))
+
+
+def test_the_heads_own_options_act(tiny_config, monkeypatch):
+    """Both dropouts of a classification head, its activation, and that of the masked-LM head."""
+    layout = SequenceLayout.from_lengths([3])
+    tokens = torch.tensor([0, 5, 2])
+    outputs = {}
+    for activation in ("tanh", "relu"):
+        torch.manual_seed(0)
+        model = RobertaModel(tiny_config)
+        model.register_head("lm", MaskedLMHeadConfig(activation_fn=activation))
+        model.register_head("topic", ClassificationHeadConfig(num_classes=2, activation_fn=activation, dropout=0.5))
+        outputs[activation] = [model.eval()(tokens, layout, head) for head in ("lm", "topic")]
+    for one, other in zip(*outputs.values(), strict=True):
+        assert not torch.equal(one, other)
+    seen = []
+    monkeypatch.setattr(F, "dropout", lambda x, p, training: seen.append((tuple(x.shape), p, training)) or x)
+    model.heads["topic"].train()(torch.randn(1, tiny_config.embed_dim))
+    assert seen == [((1, 24), 0.5, True), ((1, 24), 0.5, True)]

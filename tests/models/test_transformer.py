@@ -150,20 +150,23 @@ def test_half_precision_errs_by_a_few_roundings_a_layer(tiny_model, dtype):
     assert (half - exact).abs().max() < 3 * rounding * tiny_model.config.encoder_layers
 
 
-def test_attention_dropout_keeps_the_mean_and_drops_the_share():
+@pytest.mark.parametrize("lengths", [(4, 3), (4, 4)])  # the masked branch and the uniform one
+def test_attention_dropout_keeps_the_mean_and_drops_the_share(lengths):
     torch.manual_seed(0)
-    layout = SequenceLayout.from_lengths([4, 3])  # unequal: the masked branch
-    q = k = torch.zeros(7, 1, 4)  # equal scores: every probability is 1 / length
-    v = torch.ones(7, 1, 4)
+    layout = SequenceLayout.from_lengths(lengths)
+    q = k = torch.zeros(sum(lengths), 1, 4)  # equal scores: every probability is 1 / length
+    v = torch.ones(sum(lengths), 1, 4)
     outputs = torch.stack([attention(q, k, v, layout, dropout_p=0.5)[:4, 0, 0] for _ in range(2000)])
     kept = outputs * 4 * 0.5  # how many of 4 keys were kept
     assert set(kept.unique().tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
     assert kept.mean().item() == pytest.approx(2.0, abs=0.06)  # 8,000 draws of Binomial(4, 0.5): 5 sigma
 
 
-def test_dropout_acts_in_training_and_not_in_evaluation(tiny_config):
-    model = make_tiny_model(dataclasses.replace(tiny_config, dropout=0.5))
-    tokens, layout = packed(sequences())
+@pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "activation_dropout"])
+@pytest.mark.parametrize("lengths", [LENGTHS, (6, 6)])
+def test_dropout_acts_in_training_and_not_in_evaluation(tiny_config, kind, lengths):
+    model = make_tiny_model(dataclasses.replace(tiny_config, **{kind: 0.5}))
+    tokens, layout = packed(sequences(lengths))
     assert torch.equal(model(tokens, layout), model(tokens, layout))
     model.train()
     assert not torch.equal(model(tokens, layout), model(tokens, layout))

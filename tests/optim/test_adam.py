@@ -44,7 +44,9 @@ def test_the_form_differs_from_torchs_adamw():
     assert (ours - theirs).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"adam_betas": (0.9,)}, {"adam_betas": (0.9, 1.0)}, {"adam_eps": 0.0}])
+@pytest.mark.parametrize(
+    "options", [{"adam_betas": (0.9, 1.0)}, {"adam_eps": 0.0}, {"adam_eps": math.nan}, {"weight_decay": -1.0}]
+)
 def test_impossible_options_are_refused_by_name(options):
-    with pytest.raises(ConfigError, match="--adam-"):
+    with pytest.raises(ConfigError, match="--adam-|--weight-decay is -1"):
         AdamConfig(**options)

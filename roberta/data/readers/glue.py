@@ -15,10 +15,11 @@ _MNLI_LAST_COLUMN = "gold_label"
 
 @dataclass(frozen=True)
 class ClassificationExample:
-    """One or two texts, and the name of their class."""
+    """One or two texts, the name of their class, and where they stand (`file:line`)."""
 
     texts: tuple[str, ...]
     label: str
+    source: str
 
 
 def read_mnli(path: Path) -> list[ClassificationExample]:
@@ -30,9 +31,10 @@ def read_mnli(path: Path) -> list[ClassificationExample]:
     """
     rows = _rows(path)
     header = next(rows, ())
-    if not header or header[_MNLI_LABEL] != _MNLI_LAST_COLUMN:
+    if len(header) <= _MNLI_HYPOTHESIS or header[_MNLI_LABEL] != _MNLI_LAST_COLUMN:
         raise DataError(
-            f"{path}:1: the last column is {header[-1:]}, not {_MNLI_LAST_COLUMN}; expected MNLI's dev_matched.tsv"
+            f"{path}:1: {len(header)} columns, the last one {header[-1:]}; expected more than {_MNLI_HYPOTHESIS}, "
+            f"the last one {_MNLI_LAST_COLUMN}, as in MNLI's dev_matched.tsv"
         )
     examples = []
     for number, row in enumerate(rows, start=2):
@@ -40,7 +42,8 @@ def read_mnli(path: Path) -> list[ClassificationExample]:
             raise DataError(f"{path}:{number}: {len(row)} columns, the header has {len(header)}; get the file again")
         if row[_MNLI_LABEL] not in MNLI_LABELS:
             raise DataError(f"{path}:{number}: label {row[_MNLI_LABEL]!r}; {choices(row[_MNLI_LABEL], MNLI_LABELS)}")
-        examples.append(ClassificationExample((row[_MNLI_PREMISE], row[_MNLI_HYPOTHESIS]), row[_MNLI_LABEL]))
+        texts = (row[_MNLI_PREMISE], row[_MNLI_HYPOTHESIS])
+        examples.append(ClassificationExample(texts, row[_MNLI_LABEL], f"{path}:{number}"))
     if not examples:
         raise DataError(f"{path}: a header and no rows; get the file again")
     return examples

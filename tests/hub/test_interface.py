@@ -8,18 +8,7 @@ import torch
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError, DataError
 from roberta.hub import RobertaHubInterface, from_pretrained
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
-
-
-@pytest.fixture(scope="module")
-def roberta() -> RobertaHubInterface:
-    torch.manual_seed(0)
-    config = RobertaConfig(encoder_layers=2, embed_dim=16, ffn_embed_dim=32, attention_heads=2, max_positions=32)
-    model = RobertaModel(config)
-    model.register_head("lm", MaskedLMHeadConfig())
-    model.register_head("mnli", ClassificationHeadConfig(num_classes=3))
-    return RobertaHubInterface(model.eval(), Tokenizer.load())
 
 
 def padded(*rows: list[int], left: bool = False) -> torch.Tensor:
@@ -155,9 +144,10 @@ def test_tokens_that_are_none_are_refused(roberta, tokens, message):
         roberta.extract_features(tokens)
 
 
-def test_decode_refuses_batches_and_foreign_ids(roberta):
-    with pytest.raises(DataError, match="1-D tensor"):
-        roberta.decode(torch.zeros(2, 3, dtype=torch.int64))
+def test_decode_refuses_what_is_no_sequence_and_foreign_ids(roberta):
+    for tokens in (torch.zeros(2, 3, 4, dtype=torch.int64), torch.tensor(0), torch.zeros(3)):
+        with pytest.raises(DataError, match="1-D or 2-D tensor of token ids"):
+            roberta.decode(tokens)
     with pytest.raises(DataError, match="ids 0 to 50264"):
         roberta.decode(torch.tensor([50265]))
 
@@ -261,3 +251,12 @@ def test_golden_fill_mask(golden_roberta, golden):
         ours = golden_roberta.fill_mask(case["text"], topk=case["topk"])
         assert [(text, token) for text, _, token in ours] == [(text, token) for text, _, token in case["out"]]
         assert [p for _, p, _ in ours] == pytest.approx([p for _, p, _ in case["out"]], abs=1e-5)
+
+
+def test_a_saved_model_opens_with_all_its_heads_and_the_same_answers(roberta, tmp_path):
+    roberta.save_pretrained(tmp_path / "model")
+    for verify in (True, False):
+        again = from_pretrained(tmp_path / "model", verify=verify)
+        assert list(again.model.heads) == list(roberta.model.heads)
+        tokens = roberta.encode("Hello world!")
+        assert torch.equal(again.predict("mnli", tokens), roberta.predict("mnli", tokens))

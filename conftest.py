@@ -1,0 +1,30 @@
+"""What the examples in docstrings of the hub call `roberta`: a small random model, built once."""
+
+import functools
+from typing import Any
+
+import pytest
+
+
+@functools.cache
+def random_roberta() -> Any:
+    """Return a hub interface as small as can be, with an LM head and an NLI head."""
+    import torch
+
+    from roberta.data.readers.glue import MNLI_LABELS
+    from roberta.data.tokenizer import Tokenizer
+    from roberta.hub import RobertaHubInterface
+    from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+    from roberta.models.roberta import RobertaConfig, RobertaModel
+
+    torch.manual_seed(0)
+    model = RobertaModel(RobertaConfig(encoder_layers=2, embed_dim=16, ffn_embed_dim=32, attention_heads=2))
+    model.register_head("lm", MaskedLMHeadConfig())
+    model.register_head("mnli", ClassificationHeadConfig(num_classes=3, labels=MNLI_LABELS))
+    return RobertaHubInterface(model.eval(), Tokenizer.load())
+
+
+@pytest.fixture(autouse=True)
+def _name_roberta(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
+    if isinstance(request.node, pytest.DoctestItem) and "roberta.hub" in request.node.name:
+        doctest_namespace["roberta"] = random_roberta()

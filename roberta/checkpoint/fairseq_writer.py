@@ -1,0 +1,121 @@
+"""Writing checkpoints of fairseq, as it has written them since 2021; `fairseq_format` reads them back."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from roberta.checkpoint.folders import replacing
+from roberta.checkpoint.foreign import split_qkv
+from roberta.data.dictionary import FILE_NAME, Dictionary
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, StorageError
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.roberta import RobertaModel
+from roberta.models.transformer import Activation
+
+MODEL = "model.pt"
+LM = "lm"
+
+_LOGGER = logging.getLogger(__name__)
+
+_ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_accurate", "relu": "relu", "tanh": "tanh"}
+# What the names of parameters begin with, ours and fairseq's; the first that fits.
+_PREFIXES = {
+    "encoder.": "encoder.sentence_encoder.",
+    f"heads.{LM}.": "encoder.lm_head.",
+    "heads.": "classification_heads.",
+}
+
+
+def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer) -> None:
+    """Write `model.pt` with the tokenizer's files beside it, whole or not at all; a folder of that name is replaced.
+
+    The names of the classes go to `label/dict.txt`, as in a data folder of fairseq, if just one head has such names.
+
+    Raises:
+        ConfigError: the model holds something that fairseq's RoBERTa does not, or lacks its LM head.
+        StorageError: the folder can't be written.
+    """
+    state = {"args": _args(model), "model": _tensors(model), **_NO_TRAINING}
+    labels = [head.labels for name, head in model.head_configs.items() if name != LM and head.labels]
+    if len(labels) > 1:
+        _LOGGER.warning("a fairseq checkpoint has the class names of one head; those of %d are left out", len(labels))
+    with replacing(folder) as temporary:
+        tokenizer.save(temporary)
+        if len(labels) == 1:
+            (temporary / "label").mkdir()
+            Dictionary(labels[0], [0] * len(labels[0])).save(temporary / "label" / FILE_NAME)
+        try:
+            torch.save(state, temporary / MODEL)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise StorageError(f"can't write checkpoint {folder}: {error}; free some space") from error
+
+
+# What fairseq's loader asks for beside the model.
+_NO_TRAINING = {
+    "optimizer_history": [
+        {"criterion_name": "MaskedLmLoss", "optimizer_name": "FairseqAdam", "lr_scheduler_state": {}, "num_updates": 0}
+    ],
+    "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+    "last_optimizer_state": None,
+}
+
+
+def _args(model: RobertaModel) -> argparse.Namespace:
+    """Return the options under fairseq's names, with all that its loader asks for."""
+    config = model.config
+    lm = model.head_configs.get(LM)
+    if not isinstance(lm, MaskedLMHeadConfig) or lm.activation_fn != config.activation_fn:
+        raise ConfigError(
+            f"a fairseq checkpoint has a masked-LM head with the activation of the encoder; here {LM!r} is "
+            f"{lm or 'missing'}: register one with MaskedLMHeadConfig(activation_fn={config.activation_fn!r})"
+        )
+    if config.padding_idx != Dictionary.pad:
+        raise ConfigError(f"padding_idx is {config.padding_idx}; in a fairseq checkpoint it is {Dictionary.pad}")
+    pooler_activation, pooler_dropout = _pooler(model)
+    return argparse.Namespace(
+        arch="roberta",
+        task="masked_lm",
+        criterion="masked_lm",
+        optimizer="adam",
+        lr_scheduler="polynomial_decay",
+        data=".",
+        tokens_per_sample=config.max_positions,
+        max_positions=config.max_positions,
+        encoder_layers=config.encoder_layers,
+        encoder_embed_dim=config.embed_dim,
+        encoder_ffn_embed_dim=config.ffn_embed_dim,
+        encoder_attention_heads=config.attention_heads,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+        activation_dropout=config.activation_dropout,
+        activation_fn=_ACTIVATIONS[config.activation_fn],
+        pooler_dropout=pooler_dropout,
+        pooler_activation_fn=_ACTIVATIONS[pooler_activation],
+        untie_weights_roberta=not lm.tied,
+    )
+
+
+def _pooler(model: RobertaModel) -> tuple[Activation, float]:
+    """Return the activation and the dropout that fairseq keeps once for all classification heads."""
+    heads = {name: head for name, head in model.head_configs.items() if name != LM}
+    others = sorted(name for name, head in heads.items() if not isinstance(head, ClassificationHeadConfig))
+    if others:
+        raise ConfigError(f"a fairseq checkpoint holds heads for masked LM and classification, not {', '.join(others)}")
+    poolers = {(head.activation_fn, head.dropout) for head in heads.values()}
+    if len(poolers) > 1:
+        raise ConfigError(f"fairseq has one pooler activation and dropout for all heads; the model has {poolers}")
+    return poolers.pop() if poolers else ("tanh", 0.0)
+
+
+def _tensors(model: RobertaModel) -> dict[str, Tensor]:
+    """Return the parameters under fairseq's names; the projection of the LM head is there even where it is tied."""
+    tensors = {"encoder.sentence_encoder.version": torch.tensor([3.0])}
+    for name, tensor in split_qkv(model.state_dict()).items():
+        prefix = next(prefix for prefix in _PREFIXES if name.startswith(prefix))
+        tensors[_PREFIXES[prefix] + name.removeprefix(prefix)] = tensor.detach().cpu()
+    tensors.setdefault("encoder.lm_head.weight", tensors["encoder.sentence_encoder.embed_tokens.weight"])
+    return tensors

@@ -1,0 +1,89 @@
+"""Folders that are there whole or not at all, and the JSON and tensors in them.
+
+A folder is made under a temporary name beside its final one, synced, and renamed.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from roberta.errors import CheckpointError, StorageError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write to, which then takes the place of `folder`; what was there is deleted.
+
+    Raises:
+        StorageError: the folder can't be written; what was there stays.
+    """
+    temporary = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid.uuid4().hex}"
+    replaced = temporary.with_name(temporary.name + "-replaced")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+        if folder.exists():
+            folder.rename(replaced)
+        temporary.rename(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"can't write checkpoint {folder}: {error}; free some space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file. Tensors may be views of each other's memory, but must not overlap."""
+    path.touch()
+    mode = path.stat().st_mode
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={"format": "pt"})  # transformers asks for the metadata
+    path.chmod(mode)  # safetensors 0.8 leaves the file readable for its owner alone
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as an indented JSON file."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        CheckpointError: the file is missing, can't be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; the folder is not a checkpoint, or its writing was cut off") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: can't be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
+    return values
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

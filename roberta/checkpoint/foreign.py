@@ -1,0 +1,82 @@
+"""What the formats of other libraries share: what their files say of a model, q, k and v apart, lists of names."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roberta.errors import CheckpointError
+from roberta.models.roberta import RobertaConfig
+
+
+@dataclass(frozen=True)
+class ForeignCheckpoint:
+    """What a file of another library says of a model, in this project's terms."""
+
+    config: RobertaConfig
+    heads: dict[str, Any]  # configs of the registry HEADS by the names of the heads
+    state_dict: dict[str, Tensor]  # the parameters of a RobertaModel with these heads, in fp32
+
+
+def is_plain(tensor: Any) -> bool:
+    """Return whether this is a tensor of floats with memory for each of them."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # not one number spread out
+
+
+def check_names(found: Iterable[str], expected: Iterable[str], what: str) -> None:
+    """Compare the names of tensors with those that must be there.
+
+    Raises:
+        CheckpointError: some are missing or unknown; the message begins with `what` and lists both.
+    """
+    found, expected = set(found), set(expected)
+    lists = {"missing": expected - found, "unknown": found - expected}
+    details = [f"{kind}: {listed(names)}" for kind, names in lists.items() if names]
+    if details:
+        raise CheckpointError(f"{what}: {'; '.join(details)}")
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Return names in order with commas between them, no more than a reader can take in.
+
+    >>> listed(["c", "b", "a"], most=2)
+    'a, b and 1 more'
+    """
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(name[:200] for name in ordered[:most]) + rest
+
+
+def join_qkv(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors with q, k and v of each layer in one: three times (C, C) becomes (3 * C, C).
+
+    Raises:
+        CheckpointError: the three are of different shapes.
+    """
+    joined: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if ".self_attn.q_proj." in name:
+            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            if any(part.shape != tensor.shape for part in parts):
+                raise CheckpointError(f"{path}: {name} and those of k and v beside it are of different shapes")
+            joined[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
+        elif ".self_attn.k_proj." not in name and ".self_attn.v_proj." not in name:
+            joined[name] = tensor
+    return joined
+
+
+def split_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with q, k and v of each layer apart, as views; the inverse of `join_qkv`."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if ".self_attn.qkv_proj." in name:
+            for part, third in zip("qkv", tensor.chunk(3), strict=True):
+                apart[name.replace("qkv_proj", f"{part}_proj")] = third
+        else:
+            apart[name] = tensor
+    return apart

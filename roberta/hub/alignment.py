@@ -1,0 +1,141 @@
+"""Words and tokens: which tokens make up a word, by where both lie in the text.
+
+Tokens lie where their bytes are (`Tokenizer.align`), so any word list fits any text: no tokenizer is asked twice, and
+quotes, emoji and characters that several tokens share need no rule of their own.
+
+Shapes: S tokens of a sequence, W words, C embed_dim.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roberta.data.tokenizer import Span, Tokenizer
+from roberta.errors import DataError
+
+# Letters, digits and marks with single apostrophes between them; or what is neither those nor white space.
+_WORD = r"[\p{L}\p{M}\p{N}]+(?:['’][\p{L}\p{M}\p{N}]+)*+|[^\s\p{L}\p{M}\p{N}]+"
+
+
+@dataclass(frozen=True)
+class EncodedWords:
+    """A word list as one sequence of tokens."""
+
+    text: str  # the words with one space between them
+    tokens: Tensor  # (S,) int64, `<s>` and `</s>` included
+    word_ids: tuple[int | None, ...]  # the word of each token; None for `<s>` and `</s>`
+    character_spans: tuple[Span, ...]  # of each token in `text`, the space before a word included
+
+
+@dataclass(frozen=True)
+class WordFeatures:
+    """Words of a sentence, where they lie in it, and their features."""
+
+    words: tuple[str, ...]
+    character_spans: tuple[Span, ...]
+    features: Tensor  # (W, C)
+
+
+def encode_words(tokenizer: Tokenizer, words: Sequence[str]) -> EncodedWords:
+    """Return the tokens of words, as `encode` gives them for the text that has a space between any two.
+
+    Raises:
+        DataError: a word is empty or not a string.
+    """
+    if isinstance(words, str):
+        raise DataError("encode_words takes a list of words, not a string; split it, or use encode")
+    for position, word in enumerate(words):
+        if not isinstance(word, str) or not word:
+            raise DataError(f"word {position} is {word!r}; expected a string that is not empty")
+    text = " ".join(words)
+    aligned = tokenizer.align(text)
+    dictionary = tokenizer.dictionary
+    ends = [total - 1 for total in accumulate(len(word) + 1 for word in words)]
+    with_space = list(pairwise([0, *ends]))
+    return EncodedWords(
+        text,
+        torch.tensor([dictionary.bos, *aligned.tokens, dictionary.eos]),
+        (None, *word_ids(aligned.character_spans, with_space), None),
+        ((0, 0), *aligned.character_spans, (len(text), len(text))),
+    )
+
+
+def find_words(sentences: Sequence[str], word_lists: Sequence[Iterable[object] | None] | None) -> list[list[Span]]:
+    """Return where the words of each sentence lie in it; each word is looked for behind the one before it.
+
+    Words are strings, or objects such as spaCy tokens whose `str()` is the word; None means the parts between white
+    space, of a sentence or of all.
+
+    Raises:
+        DataError: a word is empty, or not in the rest of its sentence, or there is not one list for each sentence.
+    """
+    if word_lists is None:
+        word_lists = [None] * len(sentences)
+    if len(word_lists) != len(sentences):
+        raise DataError(f"{len(word_lists)} lists of words for {len(sentences)} sentences; give one list for each")
+    return [_find(text, words) for text, words in zip(sentences, word_lists, strict=True)]
+
+
+def _find(sentence: str, words: Iterable[object] | None) -> list[Span]:
+    spans = []
+    end = 0
+    for position, word in enumerate(sentence.split() if words is None else map(str, words)):
+        start = sentence.find(word, end)
+        if start < 0 or not word:
+            raise DataError(
+                f"word {position}, {word!r}, is not in the rest of the sentence, {sentence[end : end + 40]!r}; "
+                "give the words as they stand there, in order"
+            )
+        end = start + len(word)
+        spans.append((start, end))
+    return spans
+
+
+def split_words(text: str) -> list[Span]:
+    """Return the spans of words, such as "don't", and of punctuation in a text.
+
+    >>> split_words("I don't!")
+    [(0, 1), (2, 7), (7, 8)]
+    """
+    import regex
+
+    return [match.span() for match in regex.finditer(_WORD, text)]
+
+
+def word_ids(tokens: Sequence[Span], words: Sequence[Span]) -> list[int | None]:
+    """Return the first word that each token touches, by the spans of both in order; None if it touches none."""
+    ids: list[int | None] = [None] * len(tokens)
+    for word, (first, last) in reversed(list(enumerate(token_ranges(tokens, words)))):
+        ids[first:last] = [word] * (last - first)
+    return ids
+
+
+def token_ranges(tokens: Sequence[Span], words: Sequence[Span]) -> list[Span]:
+    """Return the range of tokens that each word touches, by the spans of both in order.
+
+    >>> token_ranges([(0, 5), (5, 8), (8, 11)], [(0, 5), (6, 11)])
+    [(0, 1), (1, 3)]
+    """
+    token_spans = np.array(tokens, dtype=np.int64).reshape(-1, 2)
+    word_spans = np.array(words, dtype=np.int64).reshape(-1, 2)
+    first = np.searchsorted(token_spans[:, 1], word_spans[:, 0], side="right")
+    last = np.searchsorted(token_spans[:, 0], word_spans[:, 1], side="left")
+    return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def word_features(
+    tokenizer: Tokenizer, sentences: Sequence[str], spans: Sequence[Sequence[Span]], rows: Sequence[Tensor]
+) -> list[WordFeatures]:
+    """Return, for each sentence, the mean of the feature rows (S, C) of the tokens that each of its words touches."""
+    results = []
+    for sentence, places, features in zip(sentences, spans, rows, strict=True):
+        ranges = token_ranges(tokenizer.align(sentence).character_spans, places)
+        means = [features[1 + first : 1 + last].mean(dim=0) for first, last in ranges]  # 1: <s>
+        pooled = torch.stack(means) if means else features.new_empty((0, features.shape[1]))
+        words = tuple(sentence[start:end] for start, end in places)
+        results.append(WordFeatures(words, tuple(places), pooled))
+    return results

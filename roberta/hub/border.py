@@ -1,0 +1,224 @@
+"""The hub's border: texts, lists and padded tensors outside, checked and packed tokens inside.
+
+This is the only place where tokens are padded.
+
+Shapes: B sequences, S padded length, T packed tokens, C embed_dim, K outputs.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roberta.data.batching import batches
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import DataError
+from roberta.layout import SequenceLayout
+from roberta.models.roberta import RobertaConfig, RobertaModel
+
+BATCH_TOKENS = 4096  # of a forward pass: keeps two cores busy; a large GPU takes many times as much
+
+Text = str | tuple[str, ...]  # what makes one sequence: a text, or several such as a pair
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model, its tokenizer, and how many tokens go through the model at once."""
+
+    model: RobertaModel
+    tokenizer: Tokenizer
+    batch_tokens: int
+
+    def encode(self, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[list[int]]:
+        """Return the token ids of each sequence, with `truncate` no more than the model takes."""
+        limit = self.model.config.max_positions if truncate else None
+        return [self.tokenizer.encode_sequence(*parts, max_tokens=limit) for parts in texts]
+
+    def batches(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor, SequenceLayout]]:
+        """Yield (indices, tokens (T,), layout) of many sequences of token ids, batch by batch, on the model's device.
+
+        Sequences of like length go together, `batch_tokens` at most (one sequence always fits); the longest come first,
+        so that what does not fit into memory shows at once. Every index appears in exactly one batch.
+
+        Raises:
+            DataError: a sequence is empty, longer than the model takes, or holds an id outside the vocabulary.
+        """
+        config = self.model.config
+        lengths = np.array(list(map(len, sequences)), dtype=np.int64)
+        check_lengths(lengths.tolist(), config)
+        by_length = np.argsort(-lengths, kind="stable")
+        offsets = batches(lengths[by_length], max_tokens=max(self.batch_tokens, config.max_positions))
+        device = device_of(self.model)
+        for start, end in pairwise(offsets.tolist()):
+            indices = by_length[start:end].tolist()
+            packed = torch.tensor(list(chain.from_iterable(sequences[index] for index in indices)), dtype=torch.int64)
+            check_ids(packed, config.vocab_size)
+            yield indices, packed.to(device), SequenceLayout.from_lengths(lengths[indices], device)
+
+
+@dataclass(frozen=True)
+class PackedGrid:
+    """A padded grid of tokens, packed, and the way back."""
+
+    tokens: Tensor  # (T,) int64
+    layout: SequenceLayout
+    cells: Tensor  # (T,) int64: the cell of each token in the flattened (B * S) grid
+    shape: tuple[int, int]  # (B, S)
+
+    def unpack(self, packed: Tensor, value: float = 0.0) -> Tensor:
+        """Return (T, K) spread over the grid: (B, S, K), `value` where there is no token."""
+        grid = packed.new_full((self.shape[0] * self.shape[1], packed.shape[1]), value)
+        return grid.index_copy(0, self.cells, packed).view(*self.shape, -1)  # (B, S, K)
+
+
+def device_of(model: RobertaModel) -> torch.device:
+    """Return where the model is."""
+    return model.encoder.embed_tokens.weight.device
+
+
+@contextmanager
+def inference(model: RobertaModel) -> Iterator[None]:
+    """Compute in evaluation mode and without gradients; the mode is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def as_sequences(inputs: Any) -> tuple[list[tuple[str, ...]], bool]:
+    """Return the texts of each sequence, and whether it is a single one: a string, or a tuple of strings.
+
+    Anything else must be an iterable of strings and of tuples or lists of strings.
+
+    Raises:
+        DataError: it is not.
+    """
+    if isinstance(inputs, str):
+        return [(inputs,)], True
+    if isinstance(inputs, tuple) and inputs and all(isinstance(text, str) for text in inputs):
+        return [inputs], True
+    items = list(inputs) if isinstance(inputs, Iterable) else [inputs]
+    sequences = []
+    for position, item in enumerate(items):
+        texts = (item,) if isinstance(item, str) else tuple(item) if isinstance(item, tuple | list) else ()
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise DataError(
+                f"item {position} is {item!r:.60}; expected a text, a tuple of texts such as a pair, or a list of those"
+            )
+        sequences.append(texts)
+    return sequences, False
+
+
+def as_texts(inputs: Any) -> tuple[list[str], bool]:
+    """Return the texts, and whether it is a single one.
+
+    Raises:
+        DataError: neither a string nor an iterable of strings.
+    """
+    if isinstance(inputs, str):
+        return [inputs], True
+    items = list(inputs) if isinstance(inputs, Iterable) else [inputs]
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            raise DataError(f"item {position} is {item!r:.60}; expected a text or a list of texts")
+    return items, False
+
+
+def padded(sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Return sequences of token ids as a right-padded (B, S) int64."""
+    grid = torch.full((len(sequences), max(map(len, sequences), default=0)), pad)
+    for row, sequence in zip(grid, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+    return grid
+
+
+def pack(tokens: Tensor, model: RobertaModel) -> PackedGrid:
+    """Return the real tokens of (S,) or (B, S), with `<pad>` anywhere between them, on the model's device.
+
+    Raises:
+        DataError: not ids, ids outside the vocabulary, or a sequence that is empty or longer than the model takes.
+    """
+    if tokens.dim() not in (1, 2) or tokens.is_floating_point():
+        raise DataError(f"tokens must be a 1-D or 2-D tensor of ids, not {tokens.dtype} of shape {tuple(tokens.shape)}")
+    grid = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens  # (B, S)
+    check_ids(grid, model.config.vocab_size)
+    is_token = grid != model.config.padding_idx
+    device = device_of(model)
+    layout = SequenceLayout.from_lengths(is_token.sum(dim=1).cpu().numpy(), device)
+    check_lengths(layout.lengths, model.config)
+    cells = is_token.flatten().nonzero().squeeze(1)  # (T,)
+    packed = grid.flatten()[cells].long()
+    return PackedGrid(packed.to(device), layout, cells.to(device), (grid.shape[0], grid.shape[1]))
+
+
+def windows(tokens: Tensor, engine: Engine, *, max_tokens: int | None, stride: int | None) -> Tensor:
+    """Return the tokens (L,) of one text as sequences of at most `max_tokens`, `stride` apart, padded: (B, S).
+
+    Raises:
+        DataError: not the tokens of one text, or `max_tokens` or `stride` is out of range.
+    """
+    dictionary, limit = engine.tokenizer.dictionary, engine.model.config.max_positions
+    ids = tokens.tolist() if tokens.dim() == 1 else []
+    if len(ids) < 2 or ids[0] != dictionary.bos or ids[-1] != dictionary.eos or dictionary.eos in ids[:-1]:
+        raise DataError("windows takes the 1-D tokens of one text, from <s> to </s>, as encode gives them")
+    room = (limit if max_tokens is None else max_tokens) - 2
+    step = room if stride is None else stride
+    if not 1 <= room <= limit - 2 or not 1 <= step <= room:
+        raise DataError(
+            f"windows of {room + 2} tokens, {step} apart; the model takes 3 to {limit} tokens, "
+            "and windows may be 1 to max_tokens - 2 apart, or tokens would be lost"
+        )
+    bos, *inner, eos = ids
+    starts = range(0, max(1, len(inner) - room + step), step)
+    return padded([[bos, *inner[start : start + room], eos] for start in starts], dictionary.pad)
+
+
+def decode(tokens: Tensor, engine: Engine) -> str | list[Any]:
+    """Return the text of (S,) token ids, a list of texts if they hold several; a list of those for (B, S).
+
+    Raises:
+        DataError: the tensor is neither 1-D nor 2-D, or holds ids outside the vocabulary.
+    """
+    if tokens.dim() not in (1, 2) or tokens.is_floating_point():
+        raise DataError(f"decode takes a 1-D or 2-D tensor of token ids, not {tokens.dtype} of {tokens.dim()}-D")
+    check_ids(tokens, engine.model.config.vocab_size)
+    if tokens.dim() == 2:
+        return [decode(row, engine) for row in tokens.cpu()]
+    ids = tokens[tokens != engine.tokenizer.dictionary.pad].tolist()
+    return engine.tokenizer.decode_sequence(ids)
+
+
+def check_ids(tokens: Tensor, vocab_size: int) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        DataError: there are such ids.
+    """
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise DataError(
+            f"token ids from {int(tokens.min())} to {int(tokens.max())}; the vocabulary has ids 0 to {vocab_size - 1}"
+        )
+
+
+def check_lengths(lengths: Iterable[int], config: RobertaConfig) -> None:
+    """Refuse sequences without tokens, or with more than the model takes.
+
+    Raises:
+        DataError: there is such a sequence.
+    """
+    for row, length in enumerate(lengths):
+        if not length:
+            raise DataError(f"sequence {row} has no tokens; a sequence holds at least <s> and </s>")
+        if length > config.max_positions:
+            raise DataError(
+                f"sequence {row} has {length} tokens; the model takes at most {config.max_positions}: "
+                "cut it with truncate=True, or split its tokens with windows()"
+            )

@@ -1,0 +1,175 @@
+"""Filling `<mask>` in texts: one mask or several, any token or those of given candidates.
+
+White space before `<mask>` is no token of its own: it belongs to the token that fills the mask, as RoBERTa was trained.
+
+Shapes: M queries of a batch, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp
+from typing import Literal, NamedTuple, get_args
+
+import torch
+
+from roberta.data.dictionary import MASK
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, DataError, choices
+from roberta.hub.border import Engine
+from roberta.hub.scoring import LM_HEAD, Query, log_probabilities, log_softmax
+
+Joint = Literal["independent", "left_to_right", "beam"]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A text with its masks filled."""
+
+    sequence: str
+    probability: float
+    tokens: tuple[str, ...]  # in the order of the masks, each with the space it begins with
+
+
+@dataclass(frozen=True)
+class MaskedText:
+    """A text with masks, as parts and as tokens."""
+
+    parts: tuple[str, ...]  # what stands around the masks
+    tokens: tuple[int, ...]  # `<s>` and `</s>` included
+    masks: tuple[int, ...]  # the positions of the masks in `tokens`
+
+    @classmethod
+    def encode(cls, tokenizer: Tokenizer, text: str) -> "MaskedText":
+        """Return the parts and tokens of a text.
+
+        Raises:
+            DataError: the text holds no `<mask>`.
+        """
+        dictionary = tokenizer.dictionary
+        parts = tuple(text.split(MASK))
+        if len(parts) == 1:
+            raise DataError(
+                f"no {MASK} in {text!r:.60}; put one where a token is to be filled in: 'He is a {MASK} guy'"
+            )
+        tokens, masks = [dictionary.bos], []
+        for part in parts:
+            masks.append(len(tokens) - 1)
+            tokens += [*tokenizer.encode(part.rstrip()), dictionary.mask]
+        return cls(parts, (*tokens[:-1], dictionary.eos), tuple(masks[1:]))
+
+    def filled(self, fillings: Sequence[str]) -> str:
+        """Return the text with its masks replaced; one space before a mask goes with it."""
+        before = [part.removesuffix(" ") + filling for part, filling in zip(self.parts[:-1], fillings, strict=True)]
+        return "".join(before) + self.parts[-1]
+
+
+class _Hypothesis(NamedTuple):
+    log_probability: float
+    tokens: tuple[int, ...]  # of the whole sequence
+    filled: tuple[int, ...]
+
+
+def fill(engine: Engine, sentences: Sequence[str], *, topk: int, joint: Joint) -> list[list[Fill]]:
+    """Return the likeliest fillings of each text, best first, in input order.
+
+    Raises:
+        ConfigError: no such way of filling.
+        DataError: a text holds no `<mask>` or is too long, or `topk` is not in the vocabulary's range.
+    """
+    if joint not in get_args(Joint):
+        raise ConfigError(f"joint is {joint!r}; {choices(joint, get_args(Joint))}")
+    if not 1 <= topk <= engine.model.config.vocab_size:
+        raise DataError(f"topk is {topk}; it must lie between 1 and the vocabulary's {engine.model.config.vocab_size}")
+    texts = [MaskedText.encode(engine.tokenizer, sentence) for sentence in sentences]
+    beams = [[_Hypothesis(0.0, text.tokens, ())] for text in texts]
+    for step in range(max((len(text.masks) for text in texts), default=0)):
+        width = 1 if step > 0 and joint == "left_to_right" else topk
+        active = [index for index, text in enumerate(texts) if step < len(text.masks)]
+        queries = [
+            (tokens, texts[index].masks[step])
+            for index in active
+            for tokens in ([texts[index].tokens] if joint == "independent" else [h.tokens for h in beams[index]])
+        ]
+        likeliest = iter(_likeliest(engine, queries, width))
+        for index in active:
+            shared = next(likeliest) if joint == "independent" else None
+            grown = [
+                _extended(hypothesis, texts[index].masks[step], value, token)
+                for hypothesis in beams[index]
+                for value, token in shared or next(likeliest)
+            ]
+            beams[index] = sorted(grown, key=lambda hypothesis: -hypothesis.log_probability)[:topk]
+    return [[_fill(engine.tokenizer, text, h) for h in beam] for text, beam in zip(texts, beams, strict=True)]
+
+
+def fill_single(engine: Engine, sentences: Sequence[str], *, topk: int) -> list[list[tuple[str, float, str]]]:
+    """Return (filled text, probability, token) for the one mask of each text, best first, in input order.
+
+    Raises:
+        DataError: a text does not hold one mask, or as `fill`.
+    """
+    for sentence in sentences:
+        if (found := sentence.count(MASK)) != 1:
+            raise DataError(
+                f"fill_mask takes a text with one {MASK}, not {found}, for example: 'He is a {MASK} guy'; "
+                "fill_masks takes several"
+            )
+    fills = fill(engine, sentences, topk=topk, joint="independent")
+    return [[(fill.sequence, fill.probability, fill.tokens[0]) for fill in best] for best in fills]
+
+
+def fill_candidates(engine: Engine, text: str, candidates: Sequence[str]) -> list[Fill]:
+    """Return the text with its one mask filled by each candidate, likeliest first.
+
+    Raises:
+        DataError: there is not exactly one mask, a candidate is empty, or a filled text is too long.
+    """
+    tokenizer = engine.tokenizer
+    masked = MaskedText.encode(tokenizer, text)
+    if len(masked.masks) != 1:
+        raise DataError(f"candidates fill a text with one {MASK}, not {len(masked.masks)}: {text!r:.60}")
+    gap = " " if masked.parts[0].endswith(" ") else ""
+    fillings = [gap + candidate.removeprefix(gap) for candidate in candidates]
+    pieces = [tokenizer.encode(filling) for filling in fillings]
+    start = masked.masks[0]
+    queries = []
+    for candidate, tokens in zip(candidates, pieces, strict=True):
+        if not candidate.strip():
+            raise DataError(f"candidate {candidate!r} is empty; give words, or leave it out")
+        sequence = (*masked.tokens[:start], *tokens, *masked.tokens[start + 1 :])
+        end = start + len(tokens)
+        queries += [Query(sequence, position, end) for position in range(start, end)]
+    values = log_probabilities(engine, queries)
+    offsets = [0]
+    for tokens in pieces:
+        offsets.append(offsets[-1] + len(tokens))
+    fills = [
+        Fill(masked.filled([filling]), exp(sum(values[first:last])), tuple(tokenizer.decode([t]) for t in tokens))
+        for filling, tokens, (first, last) in zip(fillings, pieces, pairwise(offsets), strict=True)
+    ]
+    return sorted(fills, key=lambda fill: -fill.probability)
+
+
+def _likeliest(
+    engine: Engine, queries: Sequence[tuple[tuple[int, ...], int]], width: int
+) -> list[list[tuple[float, int]]]:
+    """Return, for each (tokens, position), the `width` likeliest tokens there with their log-probabilities."""
+    results: list[list[tuple[float, int]]] = [[] for _ in queries]
+    for indices, tokens, layout in engine.batches([query[0] for query in queries]):
+        positions = torch.tensor([queries[index][1] for index in indices], device=tokens.device)
+        logits = engine.model(tokens, layout, LM_HEAD, layout.first + positions)  # (M, V)
+        values, ids = log_softmax(logits).topk(width)  # (M, width)
+        for index, row, found in zip(indices, values.tolist(), ids.tolist(), strict=True):
+            results[index] = list(zip(row, found, strict=True))
+    return results
+
+
+def _extended(hypothesis: _Hypothesis, position: int, value: float, token: int) -> _Hypothesis:
+    tokens = (*hypothesis.tokens[:position], token, *hypothesis.tokens[position + 1 :])
+    return _Hypothesis(hypothesis.log_probability + value, tokens, (*hypothesis.filled, token))
+
+
+def _fill(tokenizer: Tokenizer, text: MaskedText, hypothesis: _Hypothesis) -> Fill:
+    tokens = tuple(tokenizer.decode([token]) for token in hypothesis.filled)
+    return Fill(text.filled(tokens), exp(hypothesis.log_probability), tokens)

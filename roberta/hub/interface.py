@@ -1,0 +1,473 @@
+"""The hub interface: a pretrained model and its tokenizer, with one method for each thing that people do with them.
+
+It decides what is a single item and what a list, and in which mode the model computes; the work is in the modules
+beside this one. Two rules hold for all methods:
+
+- Tensors in, tensors out, in the model's mode (`.eval()`, `.train()`) and with gradients, as in training.
+- Texts in, answers out, in evaluation mode and without gradients. One text gives one answer; a list gives a list in the
+  same order, computed in batches of texts of like length. A tuple of texts, such as a pair, is one sequence.
+
+Shapes: B sequences, S padded length, C embed_dim, K outputs of a head, N texts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from roberta import pretrained
+from roberta.checkpoint import native, onnx_format
+from roberta.data.tokenizer import Span, Tokenizer
+from roberta.errors import DataError
+from roberta.hub import alignment, border, features, filling, predicting, scoring, vocabulary
+from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_texts
+from roberta.hub.features import Pooling
+from roberta.models.heads import ClassificationHeadConfig
+from roberta.models.roberta import RobertaModel
+
+
+def from_pretrained(
+    name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify: bool = True
+) -> "RobertaHubInterface":
+    """Return the hub interface of a released model, a checkpoint of ours, or a foreign one, in evaluation mode.
+
+    name_or_path: `roberta.base`, `roberta.large`, `roberta.large.mnli`, `roberta.large.wsc` (downloaded once), a run or
+    checkpoint folder, a Hugging Face folder or `hf:owner/name`, a fairseq folder with its `checkpoint_file`, a `.pt`
+    file, or a `.tar.gz` archive of such a folder. Without `verify` the tensors of our own checkpoints are mapped
+    without comparing them with their checksums: faster, and blind to a flipped bit.
+
+    Raises:
+        CheckpointError, DownloadError, VocabError: it can't be found, fetched or read; the message says why.
+    """
+    loaded = pretrained.load(name_or_path, checkpoint_file, verify=verify)
+    return RobertaHubInterface(loaded.model, loaded.tokenizer)
+
+
+class RobertaHubInterface(nn.Module):
+    """RoBERTa with text on one side and tensors on the other.
+
+    `.cuda()`, `.half()`, `.eval()`, `.train()` and the like act on the model as on any module.
+    `batch_tokens` is how many tokens go through the model at once where there is a list; raise it on a large GPU.
+    """
+
+    def __init__(self, model: RobertaModel, tokenizer: Tokenizer, *, batch_tokens: int = BATCH_TOKENS) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens
+        self.train(model.training)
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return (
+            f"RobertaHubInterface({config.encoder_layers} layers, embed_dim {config.embed_dim}, "
+            f"{sum(parameter.numel() for parameter in self.parameters()) / 1e6:.1f}M parameters, "
+            f"vocabulary {config.vocab_size}, max_tokens {self.max_tokens}, "
+            f"heads: {', '.join(self.model.heads) or 'none'}, {self.device}, "
+            f"{'training' if self.training else 'evaluation'} mode)"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where tokens are moved to."""
+        return border.device_of(self.model)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence the model takes, in tokens, `<s>` and `</s>` included.
+
+        >>> roberta.max_tokens
+        512
+        """
+        return self.model.config.max_positions
+
+    def encode(self, sentence: str, *addl_sentences: str, no_separator: bool = False, truncate: bool = False) -> Tensor:
+        """Return the token ids of `<s> sentence </s>`, each further sentence as `</s> sentence </s>`: (S,) int64.
+
+        With `no_separator` a further sentence has no `</s>` before it. Special tokens in the text are plain characters.
+        `truncate` cuts the ends of the longest sentences until all fit into `max_tokens`; without it the length is not
+        limited here, and the model says so when it is too long.
+
+        Raises:
+            DataError: something other than a string was given.
+
+        >>> roberta.encode("Hello world!")
+        tensor([    0, 31414,   232,   328,     2])
+        """
+        sentences = (sentence, *addl_sentences)
+        if wrong := [type(text).__name__ for text in sentences if not isinstance(text, str)]:
+            raise DataError(f"encode takes strings, not {wrong[0]}; use encode_batch for a list")
+        limit = self.max_tokens if truncate else None
+        return torch.tensor(self.tokenizer.encode_sequence(*sentences, separator=not no_separator, max_tokens=limit))
+
+    def encode_batch(self, texts: Sequence[Text], *, truncate: bool = False) -> Tensor:
+        """Return the token ids of texts, or of tuples of texts such as pairs, padded on the right: (B, S) int64.
+
+        Raises:
+            DataError: an item is neither a string nor a tuple or list of strings.
+
+        >>> roberta.encode_batch(["Hello world!", ("Hello", " world")])
+        tensor([[    0, 31414,   232,   328,     2,     1],
+                [    0, 31414,     2,     2,   232,     2]])
+        """
+        sequences = self._engine.encode(as_sequences(texts)[0], truncate=truncate)
+        return border.padded(sequences, self.tokenizer.dictionary.pad)
+
+    def encode_words(self, words: Sequence[str]) -> alignment.EncodedWords:
+        """Return the tokens of a list of words, the word of each token, and the characters each token touches.
+
+        A space is put between any two words, so the tokens are those of the running text. The spans count characters
+        of `.text`, the words with their spaces.
+
+        Raises:
+            DataError: a word is empty or not a string.
+
+        >>> encoded = roberta.encode_words(["Hello", "don't"])
+        >>> encoded.word_ids
+        (None, 0, 1, 1, None)
+        >>> encoded.character_spans
+        ((0, 0), (0, 5), (5, 9), (9, 11), (11, 11))
+        """
+        return alignment.encode_words(self.tokenizer, words)
+
+    def character_spans(self, text: str) -> list[Span]:
+        """Return the characters that each token of `encode(text)` touches, as (start, end); empty for `<s>` and `</s>`.
+
+        The space that a token begins with is in its span. A character that several tokens share is in the span of each.
+
+        >>> roberta.character_spans("Hello 😀")
+        [(0, 0), (0, 5), (5, 7), (6, 7), (7, 7)]
+        """
+        return [(0, 0), *self.tokenizer.align(text).character_spans, (len(text), len(text))]
+
+    def windows(self, tokens: Tensor, *, max_tokens: int | None = None, stride: int | None = None) -> Tensor:
+        """Return the tokens of one long text as sequences that the model takes, padded on the right: (B, S) int64.
+
+        tokens: (L,) from `encode`. Each window begins with `<s>`, ends with `</s>`, and has at most `max_tokens`, as
+        many as the model takes if not given. It begins `stride` tokens after the one before; without it they do not
+        overlap. The last one ends with the text.
+
+        Raises:
+            DataError: not the tokens of one text, or `max_tokens` or `stride` is out of range.
+
+        >>> roberta.windows(roberta.encode("one two three four"), max_tokens=4, stride=1)
+        tensor([[   0, 1264,   80,    2],
+                [   0,   80,  130,    2],
+                [   0,  130,  237,    2]])
+        """
+        return border.windows(tokens, self._engine, max_tokens=max_tokens, stride=stride)
+
+    def decode(self, tokens: Tensor) -> str | list[Any]:
+        """Return the text of (S,) token ids, a list of texts if they hold several; a list of those for (B, S).
+
+        `<pad>` on either side vanishes; `<mask>` appears as it is. Any device.
+
+        Raises:
+            DataError: the tensor is neither 1-D nor 2-D, or holds ids outside the vocabulary.
+
+        >>> roberta.decode(roberta.encode_batch(["Hello world!", ("Hello", "you")]))
+        ['Hello world!', ['Hello', 'you']]
+        """
+        return border.decode(tokens, self._engine)
+
+    def extract_features(
+        self, tokens: Tensor | Text | Sequence[Text], return_all_hiddens: bool = False, *, truncate: bool = False
+    ) -> Any:
+        """Return the features of the last layer, or of all layers beginning with the embedding output.
+
+        tokens: (S,) or padded (B, S) int64, with `<pad>` on either side; each result is then (B, S, C), zero at
+        `<pad>`. A text gives (S, C), one row for each token of `encode(text)`; a list gives a list of those. With
+        `return_all_hiddens` there is a list of layers in place of each tensor.
+
+        Raises:
+            DataError: a sequence is empty or longer than `max_tokens`, or an id is outside the vocabulary.
+
+        >>> roberta.extract_features(roberta.encode("Hello world!")).shape
+        torch.Size([1, 5, 16])
+        >>> [rows.shape for rows in roberta.extract_features(["Hello world!", "Hello"])]
+        [torch.Size([5, 16]), torch.Size([3, 16])]
+        """
+        if isinstance(tokens, Tensor):
+            grid = border.pack(tokens, self.model)
+            if return_all_hiddens:
+                return [grid.unpack(hidden) for hidden in self.model.encoder.all_hiddens(grid.tokens, grid.layout)]
+            return grid.unpack(self.model(grid.tokens, grid.layout))
+        extract = features.all_hiddens if return_all_hiddens else features.features
+        return self._answer(as_sequences(tokens), partial(extract, self._engine, truncate=truncate))
+
+    def extract_features_aligned_to_words(
+        self, sentence: str | Sequence[str], words: Sequence[Any] | None = None
+    ) -> Any:
+        """Return words, their places in a sentence, and a feature row for each: the mean of the tokens it touches.
+
+        words: any words of the sentence in order, as strings or as tokens of a library such as spaCy; the parts
+        between white space if not given. For a list of sentences: one such list for each. Features: (W, C).
+
+        Raises:
+            DataError: a word is not in the sentence, or a sentence is longer than `max_tokens`.
+
+        >>> aligned = roberta.extract_features_aligned_to_words("He said “don’t”", ["He", "don’t"])
+        >>> aligned.words, aligned.character_spans, aligned.features.shape
+        (('He', 'don’t'), ((0, 2), (9, 14)), torch.Size([2, 16]))
+        """
+        sentences, single = as_texts(sentence)
+        found = alignment.find_words(sentences, [words] if single else words)
+        results = alignment.word_features(self.tokenizer, sentences, found, self.extract_features(sentences))
+        return results[0] if single else results
+
+    def attentions(self, tokens: Tensor | Text) -> list[Tensor]:
+        """Return the attention probabilities of one sequence for every layer, each (H, S, S): row, what it attends to.
+
+        tokens: (S,) int64, or a text or tuple of texts. They are computed beside the forward pass, without dropout.
+
+        Raises:
+            DataError: there are several sequences, or one that is empty or too long.
+
+        >>> [layer.shape for layer in roberta.attentions("Hello world!")]
+        [torch.Size([2, 5, 5]), torch.Size([2, 5, 5])]
+        """
+        if isinstance(tokens, Tensor):
+            return features.attentions(self.model, tokens)
+        with border.inference(self.model):
+            return features.attentions(self.model, self.encode_batch([tokens]))
+
+    def embed(
+        self, texts: Text | Sequence[Text], *, pooling: Pooling = "mean", normalize: bool = True, truncate: bool = False
+    ) -> Tensor:
+        """Return one vector for each text: (N, C), or (C,) for a single one.
+
+        pooling: "mean" or "max" over all tokens, `<s>` and `</s>` included, or "cls", the `<s>` alone, which means
+        little before fine-tuning. With `normalize` the vectors have length 1.
+
+        Raises:
+            ConfigError: no such pooling.
+            DataError: a text is longer than `max_tokens`.
+
+        >>> roberta.embed(["Hello world!", "Hello"]).shape
+        torch.Size([2, 16])
+        """
+        embed = partial(features.embeddings, self._engine, pooling=pooling, normalize=normalize, truncate=truncate)
+        return self._answer(as_sequences(texts), embed)
+
+    def register_classification_head(
+        self, name: str, num_classes: int, inner_dim: int | None = None, labels: Sequence[str] = ()
+    ) -> None:
+        """Add a new classification head, or replace the one of that name; it is trained through `predict`.
+
+        inner_dim: width of its dense layer, embed_dim where not given. labels: names of the classes, in order.
+
+        Raises:
+            ConfigError: num_classes is below 1, or there is not one label for each class.
+        """
+        config = ClassificationHeadConfig(num_classes=num_classes, inner_dim=inner_dim, labels=tuple(labels))
+        self.register_head(name, config)
+
+    def register_head(self, name: str, config: Any) -> None:
+        """Add a new head of any kind, or replace the one of that name; heads of all kinds go side by side.
+
+        config: one of `roberta.models.heads`, such as `RegressionHeadConfig(maximum=5.0)` or `TaggingHeadConfig`.
+
+        Raises:
+            ConfigError: the name can't name a head, or the config is not that of a head.
+        """
+        self.model.register_head(name, config)
+        self.model.train(self.training)
+
+    @overload
+    def predict(self, head: str, tokens: Tensor, return_logits: bool = False) -> Tensor: ...
+
+    @overload
+    def predict(self, head: str, tokens: Text | Sequence[Text], *, truncate: bool = False) -> Any: ...
+
+    def predict(
+        self, head: str, tokens: Tensor | Text | Sequence[Text], return_logits: bool = False, *, truncate: bool = False
+    ) -> Any:
+        """Return what a head says of tokens, as a tensor, or of texts, as labels and numbers.
+
+        tokens: (S,) or padded (B, S) int64. The log-probabilities, or logits, of a classification head: (B, K), of a
+        tagging head: (B, S, K), of a span head over the tokens of each sequence: (B, S, 2), `-inf` at `<pad>`; the
+        values of a regression head on its scale, or the scores of a choice head: (B, 1).
+
+        For each text or tuple of texts: `.label` and `.probabilities` by label name (or class number) from a
+        classification head, `.value` from a regression or choice head, a tuple of tags by token from a tagging head.
+
+        Raises:
+            ConfigError: the model has no such head, or the head is not for texts.
+            DataError: a sequence is empty or longer than `max_tokens`, or an id is outside the vocabulary.
+
+        >>> roberta.predict("mnli", roberta.encode("It rains.", "It is dry.")).shape
+        torch.Size([1, 3])
+        >>> sorted(roberta.predict("mnli", ("It rains.", "It is dry.")).probabilities)
+        ['contradiction', 'entailment', 'neutral']
+        """
+        self.model.head_config(head)
+        if isinstance(tokens, Tensor):
+            grid = border.pack(tokens, self.model)
+            return predicting.predict_grid(self.model, head, grid, return_logits=return_logits)
+        if return_logits:
+            raise DataError("texts give labels and probabilities; for logits give predict the tokens of encode_batch")
+        classify = partial(predicting.predict_texts, self._engine, head, truncate=truncate)
+        return self._answer(as_sequences(tokens), classify)
+
+    @torch.inference_mode()
+    def predict_batches(
+        self, head: str, sequences: Sequence[Sequence[int]], *, max_tokens: int | None = None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield (indices, logits (M, K)) of a head for many sequences of token ids, batch by batch.
+
+        Sequences of like length go together, at most `max_tokens` tokens at once (but always one sequence),
+        `batch_tokens` if not given; the longest come first. Every index appears in one batch. The rows of a head that
+        sees all tokens follow each other.
+
+        Raises:
+            ConfigError: the model has no such head.
+            DataError: a sequence is empty, too long, or holds an id outside the vocabulary.
+        """
+        if max_tokens is not None and max_tokens < 1:
+            raise DataError(f"max_tokens is {max_tokens}; it must be at least 1")
+        engine = Engine(self.model, self.tokenizer, self.batch_tokens if max_tokens is None else max_tokens)
+        yield from predicting.batched_logits(engine, head, sequences)
+
+    def zero_shot(
+        self,
+        texts: str | Sequence[str],
+        labels: Sequence[str],
+        *,
+        template: str = "This example is {}.",
+        head: str = "mnli",
+        multi_label: bool = False,
+        truncate: bool = False,
+    ) -> predicting.Classification | list[predicting.Classification]:
+        """Return which of some labels fits a text, by an NLI head: does the text entail the template with the label?
+
+        With `multi_label` each probability is that of entailment against the other classes of the head; without it
+        those are divided by their sum.
+
+        Raises:
+            ConfigError: the model has no such head, or the head has no class "entailment".
+            DataError: labels are missing or not distinct, the template has no `{}`, or a text is too long.
+
+        >>> sorted(roberta.zero_shot("The match ended 3:2.", ["sport", "politics"]).probabilities)
+        ['politics', 'sport']
+        """
+        classify = partial(predicting.zero_shot, self._engine, head, labels=labels, template=template)
+        return self._answer(as_texts(texts), partial(classify, multi_label=multi_label, truncate=truncate))
+
+    def fill_mask(self, masked_input: str | Sequence[str], topk: int = 5) -> list[Any]:
+        """Return the likeliest tokens for the one `<mask>` of a text: (filled text, probability, token), best first.
+
+        White space before `<mask>` belongs to the token that fills it. A list of texts gives a list of such lists.
+
+        Raises:
+            DataError: a text does not hold one `<mask>`, is too long, or `topk` is not in the vocabulary's range.
+            ConfigError: the model has no masked-LM head.
+
+        >>> [(filled, probability, token)] = roberta.fill_mask("Paris is in <mask>.", topk=1)
+        >>> filled == f"Paris is in{token}."
+        True
+        """
+        self.model.head_config(scoring.LM_HEAD)
+        return self._answer(as_texts(masked_input), partial(filling.fill_single, self._engine, topk=topk))
+
+    def fill_masks(
+        self, masked_input: str | Sequence[str], topk: int = 5, *, joint: filling.Joint = "independent"
+    ) -> list[Any]:
+        """Return the likeliest fillings of all masks of a text: filled text, probability and tokens, best first.
+
+        joint: "independent" takes each mask with all others in place, and multiplies these probabilities; "beam" fills
+        from left to right, each mask given the tokens before it, and keeps the `topk` best on the way;
+        "left_to_right" lets the first mask branch, and takes the likeliest token for each further one. Probabilities
+        are normalised over the vocabulary at each mask. A list of texts gives a list of such lists.
+
+        Raises:
+            ConfigError: no such `joint`, or the model has no masked-LM head.
+            DataError: a text holds no `<mask>`, is too long, or `topk` is not in the vocabulary's range.
+
+        >>> [len(fill.tokens) for fill in roberta.fill_masks("<mask> and <mask>", topk=3, joint="beam")]
+        [2, 2, 2]
+        """
+        self.model.head_config(scoring.LM_HEAD)
+        return self._answer(as_texts(masked_input), partial(filling.fill, self._engine, topk=topk, joint=joint))
+
+    def fill_candidates(self, masked_input: str, candidates: Sequence[str]) -> list[filling.Fill]:
+        """Return the one `<mask>` of a text filled by each of some words or phrases, likeliest first.
+
+        A candidate of n tokens takes n masks, filled from left to right; its probability is the product of theirs.
+        Each is normalised over the vocabulary: neither over the candidates nor for their length. A space before
+        `<mask>` goes to the candidate.
+
+        Raises:
+            ConfigError: the model has no masked-LM head.
+            DataError: there is not exactly one `<mask>`, a candidate is empty, or a filled text is too long.
+
+        >>> [len(fill.tokens) for fill in roberta.fill_candidates("I <mask> it.", ["like"])]
+        [1]
+        """
+        self.model.head_config(scoring.LM_HEAD)
+        with border.inference(self.model):
+            return filling.fill_candidates(self._engine, masked_input, candidates)
+
+    def score(
+        self, texts: str | Sequence[str], *, within_word: bool = True
+    ) -> scoring.PseudoLikelihood | list[scoring.PseudoLikelihood]:
+        """Return the pseudo-log-likelihood of a text: `.score` in nats, and `.log_probabilities` of its `.tokens`.
+
+        Each token is masked in turn (arXiv:1910.14659). With `within_word` the later tokens of its word are masked with
+        it, else words of several tokens look too likely (arXiv:2305.10588). `<s>` and `</s>` are not scored.
+
+        Raises:
+            ConfigError: the model has no masked-LM head.
+            DataError: a text is longer than `max_tokens`.
+
+        >>> roberta.score("Hello world!").tokens
+        ('Hello', ' world', '!')
+        """
+        self.model.head_config(scoring.LM_HEAD)
+        score = partial(scoring.pseudo_likelihoods, self._engine, within_word=within_word)
+        return self._answer(as_texts(texts), score)
+
+    def add_tokens(self, symbols: Sequence[str]) -> None:
+        """Add symbols that `encode` finds in texts as one token each; all old token ids stay, `<mask>` included.
+
+        Their embeddings, and their outputs in masked-LM heads, begin as the mean of those there are. The parameters
+        that grow are new ones: make optimizers afterwards. Checkpoints of ours keep the symbols.
+
+        Raises:
+            VocabError: a symbol is there already, or can't stand in a dictionary. DataError: not a list.
+        """
+        if isinstance(symbols, str):
+            raise DataError(f"add_tokens takes a list of symbols, not a string; write [{symbols!r}]")
+        tokenizer = self.tokenizer.with_symbols(symbols)
+        vocabulary.add_symbols(self.model, len(symbols))
+        self.tokenizer = tokenizer
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model with all its heads, and its tokenizer, as a folder that `from_pretrained` opens.
+
+        Raises:
+            StorageError: the folder can't be written.
+        """
+        native.save(Path(folder), self.model, self.tokenizer)
+
+    def export_onnx(self, path: str | Path, head: str | None = None) -> None:
+        """Write the model, with one head or none, as an ONNX file that takes padded tokens (B, S) of any B and S.
+
+        Raises:
+            ConfigError: there is no such head, the model is too large, or a package is missing. StorageError: the
+                file can't be written.
+        """
+        onnx_format.export_onnx(self.model, Path(path), head)
+
+    @property
+    def _engine(self) -> Engine:
+        return Engine(self.model, self.tokenizer, self.batch_tokens)
+
+    def _answer(self, given: tuple[list[Any], bool], answers: Callable[[list[Any]], Any]) -> Any:
+        """Return the answers to some items, or the answer to a single one."""
+        items, single = given
+        with border.inference(self.model):
+            results = answers(items)
+        return results[0] if single else results

@@ -1,0 +1,172 @@
+"""What the outputs of a head mean: log-probabilities and scaled values, or labels and numbers for texts.
+
+Shapes: B sequences, T packed tokens, S padded length, M selected rows, K outputs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, DataError
+from roberta.hub.border import Engine, PackedGrid
+from roberta.layout import SequenceLayout
+from roberta.models.heads import (
+    ChoiceHeadConfig,
+    ClassificationHeadConfig,
+    RegressionHeadConfig,
+    SpanHeadConfig,
+    TaggingHeadConfig,
+    select_rows,
+)
+from roberta.models.roberta import RobertaModel
+
+ENTAILMENT = "entailment"
+Label = str | int  # the name of a class, or its number where the head has no names
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The likeliest class of a text, and the probability of each."""
+
+    label: Label
+    probabilities: dict[Label, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The number that a head gives a text: on its scale for regression, a logit for a choice."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Tag:
+    """The likeliest class of a token, and the characters that the token touches."""
+
+    start: int
+    end: int
+    label: Label
+    probability: float
+
+
+def predict_grid(model: RobertaModel, head: str, grid: PackedGrid, *, return_logits: bool) -> Tensor:
+    """Return the outputs of a head: (B, K) if it sees the first row of a sequence, (B, S, K) if it sees all.
+
+    Log-probabilities for classification and tagging, over the tokens of a sequence for spans (`-inf` at `<pad>`);
+    values on the scale for regression; else, or with `return_logits`, the logits. What `<pad>` has is zero otherwise.
+    """
+    config = model.head_config(head)
+    outputs = model(grid.tokens, grid.layout, head, select_rows(config, grid.layout))  # (M, K)
+    if not return_logits:
+        outputs = _scaled(config, outputs, grid.layout)
+    if config.rows == "first":
+        return outputs
+    is_span = isinstance(config, SpanHeadConfig) and not return_logits
+    return grid.unpack(outputs, -torch.inf if is_span else 0.0)
+
+
+def batched_logits(engine: Engine, head: str, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (indices, logits (M, K)) of a head for many sequences of token ids, batch by batch."""
+    config = engine.model.head_config(head)
+    for indices, tokens, layout in engine.batches(sequences):
+        yield indices, engine.model(tokens, layout, head, select_rows(config, layout))
+
+
+def predict_texts(engine: Engine, head: str, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[Any]:
+    """Return a Classification, a Score or a tuple of Tags for each item of `texts`, in input order.
+
+    Raises:
+        ConfigError: the model has no such head, or the head's outputs mean nothing for a text alone.
+        DataError: a sequence is too long, or a head that tags is given pairs.
+    """
+    config = engine.model.head_config(head)
+    if not isinstance(config, ClassificationHeadConfig | RegressionHeadConfig | ChoiceHeadConfig | TaggingHeadConfig):
+        raise ConfigError(
+            f"head {head!r} ({type(config).__name__}) says nothing of a text alone; "
+            "give predict the tokens of encode or encode_batch"
+        )
+    results: list[Any] = [None] * len(texts)
+    for indices, tokens, layout in engine.batches(engine.encode(texts, truncate=truncate)):
+        logits = engine.model(tokens, layout, head, select_rows(config, layout)).float()  # (M, K)
+        outputs = _scaled(config, logits, layout)
+        if isinstance(config, TaggingHeadConfig):
+            for index, rows in zip(indices, outputs.split(layout.lengths), strict=True):
+                results[index] = _tags(config, engine.tokenizer, texts[index], rows)
+            continue
+        for index, row in zip(indices, outputs.tolist(), strict=True):
+            results[index] = (
+                _classification(config, row) if isinstance(config, ClassificationHeadConfig) else Score(*row)
+            )
+    return results
+
+
+def zero_shot(
+    engine: Engine,
+    head: str,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    *,
+    template: str,
+    multi_label: bool,
+    truncate: bool,
+) -> list[Classification]:
+    """Return how much the text entails that each label fits it, by an NLI head, for each text in input order.
+
+    Raises:
+        ConfigError: the model has no such head, or the head has no class "entailment".
+        DataError: labels are missing or not distinct, the template has no place for them, or a text is too long.
+    """
+    if ENTAILMENT not in getattr(engine.model.head_config(head), "labels", ()):
+        raise ConfigError(f"head {head!r} has no class {ENTAILMENT!r}; zero-shot needs an NLI head with label names")
+    if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
+        raise DataError(f"labels are {labels!r:.60}; expected a list of at least one name, none of them twice")
+    if "{}" not in template:
+        raise DataError(f"template {template!r} has no {{}} for the label; for example: 'This example is {{}}.'")
+    pairs = [(text, template.replace("{}", label)) for text in texts for label in labels]
+    found = predict_texts(engine, head, pairs, truncate=truncate)
+    results = []
+    for start in range(0, len(found), len(labels)):
+        entailed = [prediction.probabilities[ENTAILMENT] for prediction in found[start : start + len(labels)]]
+        total = 1.0 if multi_label else sum(entailed)
+        probabilities: dict[Label, float] = {
+            label: value / total for label, value in zip(labels, entailed, strict=True)
+        }
+        results.append(Classification(max(probabilities, key=probabilities.__getitem__), probabilities))
+    return results
+
+
+def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
+    """Return what logits (M, K) say in the terms of their head: (M, K)."""
+    if isinstance(config, RegressionHeadConfig):
+        return config.minimum + (config.maximum - config.minimum) * logits
+    if isinstance(config, ChoiceHeadConfig):
+        return logits
+    if isinstance(config, SpanHeadConfig):
+        return layout.pack(layout.pad(logits, -torch.inf).log_softmax(dim=1))  # over the tokens of a sequence
+    return logits.log_softmax(dim=-1)
+
+
+def _classification(config: ClassificationHeadConfig, log_probabilities: list[float]) -> Classification:
+    names: Sequence[Label] = config.labels or range(config.num_classes)
+    best = max(range(len(log_probabilities)), key=log_probabilities.__getitem__)
+    return Classification(names[best], dict(zip(names, map(exp, log_probabilities), strict=True)))
+
+
+def _tags(
+    config: TaggingHeadConfig, tokenizer: Tokenizer, texts: tuple[str, ...], log_probabilities: Tensor
+) -> tuple[Tag, ...]:
+    """Return the tag of each token of a text, without `<s>` and `</s>`; those that truncation cut off have none."""
+    if len(texts) > 1:
+        raise DataError(f"a tagging head takes one text at a time, not {len(texts)} together; give them as a list")
+    names: Sequence[Label] = config.labels or range(config.num_classes)
+    values, classes = log_probabilities[1:-1].max(dim=1)
+    spans = tokenizer.align(texts[0]).character_spans
+    return tuple(
+        Tag(start, end, names[best], exp(value))
+        for (start, end), best, value in zip(spans, classes.tolist(), values.tolist(), strict=False)
+    )

@@ -1,0 +1,48 @@
+"""roberta-convert: a checkpoint in another format."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from roberta.config import add_arguments, from_namespace, option
+from roberta_cli.entry import Parser, run
+
+DESCRIPTION = """Write a model in another format, open the result, and compare what both compute on a fixed batch.
+
+  native   our own folder of safetensors, with its tokenizer and all heads
+  hf       a folder that Hugging Face transformers opens unchanged, with one head
+  fairseq  model.pt and dict.txt as fairseq writes them since 2021, with all classification heads
+
+Prints one line of JSON with the largest difference. Above 1e-4 the target is removed, and the exit code is 3."""
+
+EXAMPLE = """  roberta-convert roberta.large.mnli mnli-hf --to hf --head mnli
+  roberta-convert hf:FacebookAI/roberta-base roberta.base --to fairseq"""
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Options of roberta-convert."""
+
+    to: Literal["native", "hf", "fairseq"] = option(help="format of the target")
+    head: str | None = option(None, help="hf: the head that goes with the model, if it has several")
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
+    parser.add_argument("source", help="name of a released model, hf:owner/name, or path of a checkpoint in any format")
+    parser.add_argument("target", type=Path, help="folder to write; must not exist")
+    add_arguments(parser, ConvertConfig, title="conversion")
+    given = parser.parse_args(argv)
+    config = from_namespace(ConvertConfig, given)
+    from roberta.conversion import convert
+
+    conversion = convert(given.source, given.target, to=config.to, head=config.head)
+    print(json.dumps({"source": given.source, "target": str(given.target), "to": config.to, **asdict(conversion)}))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(_main, argv)

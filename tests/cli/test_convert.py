@@ -1,0 +1,139 @@
+"""roberta-convert: between all formats, and nothing left behind that computes something else."""
+
+import json
+
+import pytest
+import torch
+
+from roberta import conversion
+from roberta.checkpoint import native
+from roberta.conversion import largest_difference
+from roberta.data.tokenizer import Tokenizer
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.pretrained import load
+from roberta_cli.convert import main
+
+LABELS = ("no", "maybe", "yes")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Return a checkpoint folder of a small model with the heads "lm" and "topic"."""
+    torch.manual_seed(0)
+    shape = {"encoder_layers": 2, "embed_dim": 8, "ffn_embed_dim": 12, "attention_heads": 2, "max_positions": 20}
+    model = RobertaModel(RobertaConfig(**shape))
+    model.register_head("lm", MaskedLMHeadConfig())
+    model.register_head("topic", ClassificationHeadConfig(num_classes=3, labels=LABELS))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp("source") / "model"
+    native.save(folder, model, Tokenizer.load())
+    return folder
+
+
+def convert(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def assert_same(one, other) -> None:
+    assert one.model.config == other.model.config
+    assert one.tokenizer.dictionary == other.tokenizer.dictionary
+    states = one.model.state_dict(), other.model.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])] == []
+
+
+def test_the_result_is_one_line_of_json(source, tmp_path, capsys):
+    assert convert(source, tmp_path / "new", "--to", "hf", "--head", "topic") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert json.loads(printed) == {
+        "source": str(source),
+        "target": str(tmp_path / "new"),
+        "to": "hf",
+        "heads": ["topic"],
+        "left_out": ["lm"],
+        "largest_difference": 0.0,
+    }
+
+
+@pytest.mark.parametrize("to", ["native", "fairseq"])
+def test_formats_of_many_heads_give_everything_back_bit_for_bit(to, source, tmp_path, capsys):
+    assert convert(source, tmp_path / "there", "--to", to) == 0
+    assert convert(tmp_path / "there", tmp_path / "back", "--to", "native") == 0
+    assert "error" not in capsys.readouterr().err
+    assert_same(load(tmp_path / "back"), load(source))
+    assert load(tmp_path / "back").model.head_configs == load(source).model.head_configs
+
+
+def test_the_head_of_a_hugging_face_folder_comes_back_bit_for_bit(source, tmp_path):
+    assert convert(source, tmp_path / "hf", "--to", "hf", "--head", "lm") == 0
+    assert convert(tmp_path / "hf", tmp_path / "fairseq", "--to", "fairseq") == 0
+    assert convert(tmp_path / "fairseq", tmp_path / "again", "--to", "hf") == 0
+    assert_same(load(tmp_path / "again"), load(tmp_path / "hf"))
+    expected = load(source).model
+    del expected.heads["topic"]
+    found = load(tmp_path / "again").model.state_dict()
+    assert found.keys() == expected.state_dict().keys()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.state_dict().items())
+
+
+def test_an_existing_target_is_refused_and_kept(source, tmp_path, capsys):
+    (tmp_path / "note").write_text("mine")
+    assert convert(source, tmp_path, "--to", "native") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "note").read_text() == "mine"
+
+
+def test_a_target_that_computes_something_else_is_removed(source, tmp_path, capsys, monkeypatch):
+    def save_wrongly(folder, model, tokenizer):
+        model.heads["topic"].out_proj.bias.data[1] += 2e-4
+        native.save(folder, model, tokenizer)
+        model.heads["topic"].out_proj.bias.data[1] -= 2e-4
+
+    monkeypatch.setattr(conversion.fairseq_writer, "write", save_wrongly)
+    assert convert(source, tmp_path / "new", "--to", "fairseq") == 3
+    assert "outputs differ by 0.0002, more than 0.0001" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_with_another_tokenizer_is_removed(source, tmp_path, capsys, monkeypatch):
+    def save_wrongly(folder, model, tokenizer):
+        dictionary = tokenizer.dictionary
+        symbols = dictionary.symbols[4:-1]
+        wrong = Tokenizer(tokenizer.bpe, type(dictionary)([symbols[1], symbols[0], *symbols[2:]], [0] * len(symbols)))
+        native.save(folder, model, wrong)
+
+    monkeypatch.setattr(conversion.fairseq_writer, "write", save_wrongly)
+    assert convert(source, tmp_path / "new", "--to", "fairseq") == 3
+    assert "other tokens for the same text" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [float("nan"), 0.5])
+def test_every_position_and_every_head_counts_in_the_difference(change, source):
+    for name in ("encoder.embed_positions.weight", "heads.topic.out_proj.bias", "heads.lm.bias"):
+        changed = load(source).model
+        changed.state_dict()[name].view(-1)[-1] += change
+        heads = {None: None, "topic": "topic", "lm": "lm"}
+        assert not largest_difference(load(source).model, changed, heads) <= 1e-4, name
+
+
+def test_several_heads_and_one_place_need_a_name(source, tmp_path, capsys):
+    assert convert(source, tmp_path / "new", "--to", "hf") == 2
+    assert "name it (--head): lm, topic" in capsys.readouterr().err
+    assert convert(source, tmp_path / "new", "--to", "fairseq", "--head", "lm") == 2
+    assert "fairseq holds all of them" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_source_is_named(tmp_path, capsys):
+    assert convert("roberta.bas", tmp_path / "new", "--to", "hf") == 3
+    assert "did you mean roberta.base" in capsys.readouterr().err
+
+
+def test_a_format_is_required(source, tmp_path, capsys):
+    assert convert(source, tmp_path / "new") == 2
+    assert "required: --to" in capsys.readouterr().err

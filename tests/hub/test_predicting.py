@@ -1,0 +1,213 @@
+"""Heads of all kinds side by side: what they say of tokens and of texts, and that checkpoints keep them."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from roberta.checkpoint import native
+from roberta.errors import ConfigError, DataError
+from roberta.hub import RobertaHubInterface, from_pretrained
+from roberta.models.heads import (
+    ChoiceHeadConfig,
+    ClassificationHeadConfig,
+    RegressionHeadConfig,
+    SpanHeadConfig,
+    TaggingHeadConfig,
+)
+
+TEXTS = ["a", "one two three", ("b c", "d e f g h"), ""]
+NLI = ("contradiction", "neutral", "entailment")
+
+
+@pytest.fixture(scope="module")
+def headed(roberta) -> RobertaHubInterface:
+    torch.manual_seed(1)
+    headed = copy.deepcopy(roberta)
+    headed.register_head("stars", RegressionHeadConfig(minimum=1.0, maximum=5.0))
+    headed.register_head("choice", ChoiceHeadConfig(inner_dim=8))
+    headed.register_head("answer", SpanHeadConfig())
+    headed.register_head("names", TaggingHeadConfig(num_classes=2, labels=("O", "PER")))
+    headed.register_classification_head("topic", num_classes=4)
+    return headed
+
+
+@pytest.mark.parametrize(("head", "outputs"), [("mnli", 3), ("topic", 4), ("stars", 1), ("choice", 1)])
+def test_heads_of_sequences_see_the_first_row(headed, head, outputs):
+    tokens = headed.encode_batch(TEXTS)
+    logits = headed.predict(head, tokens, return_logits=True)
+    assert logits.shape == (4, outputs)
+    rows = torch.stack([headed.extract_features(text)[0] for text in TEXTS])
+    torch.testing.assert_close(logits, headed.model.heads[head](rows), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["answer", "names"])
+def test_heads_of_tokens_see_every_row(headed, head):
+    tokens = headed.encode_batch(TEXTS)
+    logits = headed.predict(head, tokens, return_logits=True)
+    assert logits.shape == (4, tokens.shape[1], 2)
+    for text, found in zip(TEXTS, logits, strict=True):
+        expected = headed.model.heads[head](headed.extract_features(text))
+        torch.testing.assert_close(found[: len(expected)], expected, atol=1e-6, rtol=1e-5)
+        assert torch.all(found[len(expected) :] == 0)
+
+
+def test_spans_are_distributions_over_the_tokens_of_each_sequence(headed):
+    tokens = headed.encode_batch(TEXTS)
+    log_probabilities = headed.predict("answer", tokens)
+    torch.testing.assert_close(log_probabilities.exp().sum(dim=1), torch.ones(4, 2))
+    assert torch.all(log_probabilities[tokens == 1] == -torch.inf)
+    headed.zero_grad()
+    log_probabilities[:, 0].sum().backward()
+    assert headed.model.heads["answer"].out_proj.weight.grad.isfinite().all()
+    headed.zero_grad()
+
+
+def test_tags_are_distributions_over_the_classes_of_each_token(headed):
+    log_probabilities = headed.predict("names", headed.encode("one two"))
+    torch.testing.assert_close(log_probabilities.exp().sum(dim=-1), torch.ones(1, 4))
+
+
+def test_values_of_a_regression_are_on_its_scale(headed):
+    tokens = headed.encode_batch(TEXTS)
+    logits = headed.predict("stars", tokens, return_logits=True)
+    torch.testing.assert_close(headed.predict("stars", tokens), 1.0 + 4.0 * logits)
+    assert torch.equal(headed.predict("choice", tokens), headed.predict("choice", tokens, return_logits=True))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+@pytest.mark.parametrize(("head", "labels"), [("mnli", NLI), ("topic", (0, 1, 2, 3))])
+def test_classes_of_texts_have_their_names_in_input_order(headed, head, labels, batch_tokens):
+    headed.batch_tokens = batch_tokens
+    results = headed.predict(head, TEXTS)
+    headed.batch_tokens = 4096
+    for text, result in zip(TEXTS, results, strict=True):
+        tokens = headed.encode(*([text] if isinstance(text, str) else text))
+        expected = headed.predict(head, tokens)[0].exp().tolist()
+        assert tuple(result.probabilities) == labels
+        assert list(result.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+        assert result.label == labels[expected.index(max(expected))]
+        assert headed.predict(head, text).label == result.label
+
+
+@pytest.mark.parametrize("head", ["stars", "choice"])
+def test_numbers_of_texts_are_those_of_their_tokens(headed, head):
+    results = headed.predict(head, TEXTS)
+    expected = headed.predict(head, headed.encode_batch(TEXTS))[:, 0].tolist()
+    assert [result.value for result in results] == pytest.approx(expected, abs=1e-6)
+    assert headed.predict(head, TEXTS[2]).value == pytest.approx(expected[2], abs=1e-6)
+
+
+def test_tags_of_a_text_say_where_each_token_lies(headed):
+    text = "Zoë 😀 met"
+    tags = headed.predict("names", text)
+    assert [(tag.start, tag.end) for tag in tags] == headed.character_spans(text)[1:-1]
+    rows = headed.predict("names", headed.encode(text))[0, 1:-1].exp()
+    assert [tag.label for tag in tags] == [("O", "PER")[best] for best in rows.argmax(dim=1).tolist()]
+    assert [tag.probability for tag in tags] == pytest.approx(rows.amax(dim=1).tolist(), abs=1e-6)
+    several = headed.predict("names", [text, "", "a b"])
+    assert [tag.label for tag in several[0]] == [tag.label for tag in tags]
+    assert several[1] == ()
+    assert len(headed.predict("names", "word " * 100, truncate=True)) == 30
+
+
+@pytest.mark.parametrize(
+    ("head", "texts", "error", "message"),
+    [
+        ("answer", "a", ConfigError, "head 'answer' .SpanHeadConfig. says nothing of a text alone"),
+        ("lm", "a", ConfigError, "head 'lm' .MaskedLMHeadConfig. says nothing"),
+        ("names", ("a", "b"), DataError, "one text at a time, not 2"),
+        ("mnli", [3], DataError, "item 0 is 3"),
+        ("mnli", "a " * 60, DataError, "takes at most 32"),
+        ("nli", "a", ConfigError, "no head 'nli'; .*did you mean mnli"),
+    ],
+)
+def test_texts_that_a_head_can_not_judge_are_refused(headed, head, texts, error, message):
+    with pytest.raises(error, match=message):
+        headed.predict(head, texts)
+
+
+def test_logits_of_texts_are_refused(headed):
+    with pytest.raises(DataError, match="for logits give predict the tokens"):
+        headed.predict("mnli", "a", return_logits=True)
+
+
+def test_heads_of_all_kinds_survive_a_checkpoint(headed, tmp_path):
+    native.save(tmp_path / "model", headed.model, headed.tokenizer)
+    loaded = from_pretrained(tmp_path / "model")
+    assert loaded.model.head_configs == headed.model.head_configs
+    tokens = headed.encode_batch(TEXTS)
+    for head in ("lm", "mnli", "topic", "stars", "choice", "answer", "names"):
+        assert torch.equal(loaded.predict(head, tokens), headed.predict(head, tokens)), head
+
+
+def test_dropout_of_a_head_of_tokens_acts_in_training_alone(roberta):
+    dropping = copy.deepcopy(roberta)
+    dropping.register_head("names", TaggingHeadConfig(num_classes=2, dropout=0.5))
+    rows = torch.ones(3, 16)
+    head = dropping.model.heads["names"]
+    assert torch.equal(head(rows), head(rows))
+    dropping.train()
+    assert not torch.equal(head(rows), head(rows))
+
+
+def test_batches_of_a_head_of_tokens_have_the_rows_of_their_sequences(headed):
+    sequences = [headed.encode(text).tolist() for text in ("a", "b c d", "e f")]
+    for indices, logits in headed.predict_batches("names", sequences):
+        expected = [headed.predict("names", torch.tensor(sequences[i]), return_logits=True)[0] for i in indices]
+        torch.testing.assert_close(logits, torch.cat(expected).detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_zero_shot_is_the_entailment_of_each_label(headed):
+    labels = ["sport", "politics", "art"]
+    entailed = [
+        headed.predict("mnli", ("A goal!", f"It is about {label}.")).probabilities["entailment"] for label in labels
+    ]
+    options = {"template": "It is about {}."}
+    result = headed.zero_shot("A goal!", labels, multi_label=True, **options)
+    assert list(result.probabilities) == labels
+    assert list(result.probabilities.values()) == pytest.approx(entailed, abs=1e-6)
+    assert result.label == labels[entailed.index(max(entailed))]
+    shares = headed.zero_shot("A goal!", labels, **options).probabilities
+    assert math.fsum(shares.values()) == pytest.approx(1.0)
+    assert list(shares.values()) == pytest.approx([value / sum(entailed) for value in entailed], abs=1e-6)
+
+
+def test_zero_shot_of_a_list_is_that_of_each_text(headed):
+    texts = ["A goal!", "A long election night in the capital", ""]
+    for text, result in zip(texts, headed.zero_shot(texts, ["sport", "politics"]), strict=True):
+        alone = headed.zero_shot(text, ["sport", "politics"])
+        assert result.label == alone.label
+        assert result.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "error", "message"),
+    [
+        ([], {}, DataError, "at least one name"),
+        ("sport", {}, DataError, "expected a list"),
+        (["a", "a"], {}, DataError, "none of them twice"),
+        (["a"], {"template": "about {x}"}, DataError, "has no {} for the label"),
+        (["a"], {"head": "topic"}, ConfigError, "head 'topic' has no class 'entailment'"),
+        (["a"], {"head": "lm"}, ConfigError, "head 'lm' has no class 'entailment'"),
+        (["word " * 40], {}, DataError, "takes at most 32"),
+    ],
+)
+def test_zero_shot_without_sense_is_refused(headed, labels, options, error, message):
+    with pytest.raises(error, match=message):
+        headed.zero_shot("a", labels, **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (RegressionHeadConfig, {"minimum": 1.0, "maximum": 1.0}, "the minimum must be the smaller one"),
+        (TaggingHeadConfig, {"num_classes": 0}, "a tagging head needs at least 1"),
+        (TaggingHeadConfig, {"num_classes": 2, "labels": ("a",)}, "1 labels for num_classes 2"),
+        (ClassificationHeadConfig, {"num_classes": 2, "labels": ("a", "a")}, "a name stands there twice"),
+    ],
+)
+def test_contradictory_heads_are_refused(config, options, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**options)

@@ -1,0 +1,86 @@
+"""The same numbers on a CUDA device. Run with `pytest -m gpu`."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from roberta.criterions.masked_lm import MaskedLMLossConfig
+from roberta.data.tokenizer import Tokenizer
+from roberta.hub import RobertaHubInterface
+from roberta.layout import SequenceLayout
+from roberta.models.roberta import RobertaConfig
+from roberta.optim.adam import AdamConfig
+from roberta.optim.schedules import PolynomialDecayConfig
+from roberta.recipe import Recipe, TrainerConfig
+from roberta.tasks.masked_lm import MaskedLMTaskConfig
+from roberta.trainer import Trainer
+from tests.builders import make_tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+LENGTHS = ((5, 1, 24, 7), (6, 6, 6))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_features_and_gradients_equal_those_of_the_cpu(tiny_config, lengths):
+    layout = SequenceLayout.from_lengths(lengths)
+    tokens = torch.randint(2, 97, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    select, targets = torch.tensor([1, 4]), torch.tensor([11, 12])
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model = make_tiny_model(tiny_config).to(device)
+        inputs = (tokens.to(device), layout.to(device), "lm", select.to(device), targets.to(device))
+        model(*inputs).backward()
+        gradients.append({name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-10, rtol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_half_precision_errs_by_a_few_roundings_a_layer(tiny_config, dtype, lengths):
+    layout = SequenceLayout.from_lengths(lengths, "cuda")
+    tokens = torch.randint(2, 97, (sum(lengths),), device="cuda")
+    with torch.no_grad():
+        rounded = make_tiny_model(tiny_config).to("cuda", dtype)
+        half = rounded(tokens, layout).double()
+        exact = rounded.double()(tokens, layout)
+    rounding = exact.abs().max() * torch.finfo(dtype).eps
+    assert (half - exact).abs().max() < 3 * rounding * tiny_config.encoder_layers
+
+
+def test_the_hub_works_after_cuda_and_half(tiny_config):
+    model = make_tiny_model(dataclasses.replace(tiny_config, vocab_size=50265)).float()
+    roberta = RobertaHubInterface(model, Tokenizer.load())
+    tokens = roberta.encode("Hello world!")
+    expected = roberta.extract_features(tokens)
+    roberta.cuda()
+    torch.testing.assert_close(roberta.extract_features(tokens).cpu(), expected, atol=1e-4, rtol=1e-4)
+    assert roberta.half().extract_features(tokens).dtype == torch.float16
+    assert len(roberta.fill_mask("It is a <mask>.")) == 5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_on_cuda_is_exact_after_a_resume(data_bin, tmp_path, precision):
+    recipe = Recipe(
+        task=MaskedLMTaskConfig(data=data_bin, tokens_per_sample=64),
+        model=RobertaConfig(encoder_layers=2, embed_dim=64, ffn_embed_dim=64, attention_heads=2, max_positions=64),
+        criterion=MaskedLMLossConfig(),
+        optimizer=AdamConfig(),
+        schedule=PolynomialDecayConfig(lr=1e-3, total_num_update=20),
+        trainer=TrainerConfig(
+            save_dir=tmp_path / "whole", max_update=6, batch_size=8, device="cuda", precision=precision
+        ),
+    )
+    whole = Trainer(recipe).train()
+    cut = dataclasses.replace(
+        recipe, trainer=dataclasses.replace(recipe.trainer, save_dir=tmp_path / "cut", max_update=3)
+    )
+    Trainer(cut).train()
+    resumed = dataclasses.replace(cut, trainer=dataclasses.replace(cut.trainer, max_update=6, resume=True))
+    assert Trainer(resumed).train()["nats"] == pytest.approx(whole["nats"], rel=1e-4)
+    assert whole["nats"] < 10.5

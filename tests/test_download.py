@@ -7,6 +7,8 @@ import os
 import random
 import socket
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -22,6 +24,7 @@ from roberta import download
 from roberta.download import cache_dir, fetch, unpack
 from roberta.errors import DownloadError
 
+ROOT = Path(__file__).parents[1]
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
@@ -94,6 +97,47 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seconds: list[float] = []
     monkeypatch.setattr(download.time, "sleep", seconds.append)
     return seconds
+
+
+# A process that waits for the others at the gate, its standard input, before it does its part.
+FETCH = """import sys
+from pathlib import Path
+from roberta.download import fetch
+print("ready", flush=True)
+sys.stdin.read()
+print(fetch(sys.argv[1], sha256=sys.argv[2], folder=Path(sys.argv[3])))
+"""
+UNPACK = """import sys
+from pathlib import Path
+from roberta.download import unpack
+print("ready", flush=True)
+sys.stdin.read()
+print(unpack(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def in_processes(number: int, program: str, *arguments: object) -> list[Path]:
+    """Run a program in several processes that begin together, and return the paths that they print."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(number)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdin = None  # or `communicate` flushes it
+        printed = [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0] * number
+    return [Path(text.strip()) for text in printed]
 
 
 def files(folder: Path) -> list[str]:
@@ -327,6 +371,25 @@ def test_parallel_downloads_of_one_url_all_end_right(site: Site, tmp_path: Path)
     assert files(tmp_path) == ["x"]
 
 
+def test_processes_that_fetch_one_url_at_once_all_end_right(site: Site, tmp_path: Path) -> None:
+    together = threading.Barrier(3)
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        together.wait(20)  # no process has the file when the last one asks
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(BODY)))
+        handler.end_headers()
+        for start in range(0, len(BODY), 16_000):
+            handler.wfile.write(BODY[start : start + 16_000])
+            time.sleep(0.01)
+
+    paths = in_processes(3, FETCH, site.serve("/x", drip), SHA256, tmp_path)
+    assert site.requests == ["/x"] * 3
+    assert len(set(paths)) == 1
+    assert paths[0].read_bytes() == BODY
+    assert files(tmp_path) == ["x"]
+
+
 GOOD = {"m/model.pt": b"weights" * 1000, "m/dict.txt": b"13 850314647\n"}
 
 
@@ -494,5 +557,16 @@ def test_parallel_unpacking_of_one_archive_all_ends_right(archive: Path, tmp_pat
     with ThreadPoolExecutor(8) as pool:
         folders = set(pool.map(lambda _: unpack(archive, tmp_path / "folder"), range(8)))
     assert folders == {tmp_path / "folder"}
+    assert files(tmp_path) == ["dict.txt", "m.tar.gz", "model.pt"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["folder"]
+
+
+def test_processes_that_unpack_one_archive_at_once_all_end_right(tmp_path: Path) -> None:
+    weights = random.Random(1).randbytes(2**24)  # long enough for the processes to overlap
+    path = make_archive(tmp_path / "m.tar.gz", regular("m/model.pt", weights), regular("m/dict.txt", b"13 1\n"))
+    folders = in_processes(3, UNPACK, path, tmp_path / "folder")
+    assert folders == [tmp_path / "folder"] * 3
+    assert (tmp_path / "folder" / "model.pt").read_bytes() == weights
+    assert (tmp_path / "folder" / "dict.txt").read_bytes() == b"13 1\n"
     assert files(tmp_path) == ["dict.txt", "m.tar.gz", "model.pt"]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["folder"]

@@ -4,8 +4,8 @@
     model.safetensors       parameters; when reading also in shards, or pytorch_model.bin
     tokenizer.json, ...     the tokenizer's files, see `hf_tokenizer`
 
-One model there has one head. Here the masked-LM head is then named "lm", a head for sequences "classification".
-A pooler is dropped: RoBERTa's pretraining never trained it.
+One model there has one head, see `hf_heads`. Here a masked-LM head is then named "lm", another as its kind. A pooler is
+dropped, but for choices: RoBERTa's pretraining never trained it. Half precision is read as fp32.
 """
 
 import logging
@@ -22,10 +22,19 @@ from torch import Tensor
 from roberta.checkpoint import hf_tokenizer, pickles
 from roberta.checkpoint.folders import read_json, replacing, write_json, write_tensors
 from roberta.checkpoint.foreign import ForeignCheckpoint, check_names, is_plain, join_qkv, split_qkv
+from roberta.checkpoint.hf_heads import (
+    BIAS,
+    DECODER_BIAS,
+    DECODER_WEIGHT,
+    WORDS,
+    check_head,
+    find_heads,
+    head_names,
+    head_options,
+)
 from roberta.data.dictionary import Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError, choices
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.models.transformer import LAYER_NORM_EPS, Activation
 
@@ -34,7 +43,6 @@ WEIGHTS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "
 SAFE_FILES = (CONFIG, WEIGHTS, SHARDS, "model-*.safetensors")
 FILES = (*SAFE_FILES, PICKLE)
 MODEL_TYPE = "roberta"
-LM, CLASSIFICATION = "lm", "classification"
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -71,7 +79,7 @@ _FIXED = {
 
 # Parameters: ours, with q, k and v apart, and theirs; each is a weight and a bias if not said otherwise.
 _EMBEDDINGS = {
-    "encoder.embed_tokens.weight": "roberta.embeddings.word_embeddings.weight",
+    "encoder.embed_tokens.weight": WORDS,
     "encoder.embed_positions.weight": "roberta.embeddings.position_embeddings.weight",
 }
 _EMBEDDING_NORM = {"encoder.layernorm_embedding": "roberta.embeddings.LayerNorm"}
@@ -85,11 +93,7 @@ _LAYER = {
     "fc2": "output.dense",
     "final_layer_norm": "output.LayerNorm",
 }
-_LM_HEAD = {"dense": "lm_head.dense", "layer_norm": "lm_head.layer_norm"}
-_CLASSIFICATION_HEAD = {"dense": "classifier.dense", "out_proj": "classifier.out_proj"}
 _TOKEN_TYPES = "roberta.embeddings.token_type_embeddings.weight"
-_WORDS = _EMBEDDINGS["encoder.embed_tokens.weight"]
-_DECODER_WEIGHT, _DECODER_BIAS, _BIAS = "lm_head.decoder.weight", "lm_head.decoder.bias", "lm_head.bias"
 
 _POOLER = re.compile(r"roberta\.pooler\.")
 _BUFFER = re.compile(r"roberta\.embeddings\.(position_ids|token_type_ids)$")
@@ -119,13 +123,13 @@ def read(folder: Path) -> ForeignCheckpoint:
     options = read_json(path)
     config = _config(options, path)
     tensors = _renamed(_load(folder), folder)
-    heads = _heads(options, config, tensors, path)
+    heads = find_heads(options, tensors, dropout=_head_dropout(options, config, path), path=path)
     names = _names(config, heads)
-    check_names(
-        tensors,
-        {*names.values(), _TOKEN_TYPES},
-        f"{folder}: not a RoBERTa alone or with a head for masked LM or sequences",
-    )
+    expected = {*names.values(), _TOKEN_TYPES}
+    left = {name for name in tensors if _POOLER.match(name)} - expected
+    if left:
+        _LOGGER.info("%s: its pooler is left aside; RoBERTa's pretraining never trained it", folder)
+    check_names(tensors.keys() - left, expected, f"{folder}: not a RoBERTa alone or with a head known here")
     token_types = tensors[_TOKEN_TYPES]
     state = join_qkv({ours: tensors[theirs] for ours, theirs in names.items()}, folder)
     positions = state["encoder.embed_positions.weight"]
@@ -206,6 +210,12 @@ def _probability(options: Mapping[str, Any], name: str, default: float, path: Pa
     return float(value)
 
 
+def _head_dropout(options: Mapping[str, Any], config: RobertaConfig, path: Path) -> float:
+    if options.get("classifier_dropout") is None:
+        return config.dropout
+    return _probability(options, "classifier_dropout", 0.0, path)
+
+
 def _spell(value: Any) -> str:
     return repr(value)[:50] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
@@ -242,74 +252,22 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 def _renamed(loaded: Mapping[Any, Any], folder: Path) -> dict[str, Tensor]:
     """Return the tensors under the names of today, without those that say nothing."""
     tensors: dict[str, Tensor] = {}
-    has_pooler = False
     for key, tensor in loaded.items():
         if not isinstance(key, str):
             raise CheckpointError(f"{folder}: not the name of a tensor: a {type(key).__name__} among its weights")
         name = key
         for pattern, replacement in _RENAMES:
             name = pattern.sub(replacement, name)
-        has_pooler |= _POOLER.match(name) is not None
-        if _BUFFER.match(name) or _POOLER.match(name):
+        if _BUFFER.match(name):
             continue
         if not is_plain(tensor):
             raise CheckpointError(f"{folder}: {key} is not an ordinary tensor of floats")
         if name in tensors:
             raise CheckpointError(f"{folder}: it has two tensors for {name}")
         tensors[name] = tensor.detach()
-    if has_pooler:
-        _LOGGER.info("%s: its pooler is left aside; RoBERTa's pretraining never trained it", folder)
-    if _DECODER_BIAS in tensors:  # where both are stored, this is the one that transformers adds
-        tensors[_BIAS] = tensors.pop(_DECODER_BIAS)
+    if DECODER_BIAS in tensors:  # where both are stored, this is the one that transformers adds
+        tensors[BIAS] = tensors.pop(DECODER_BIAS)
     return tensors
-
-
-def _heads(options: Mapping[str, Any], config: RobertaConfig, tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
-    """Return the configs of the heads that the tensors show, and remove the copy of a tied projection."""
-    heads: dict[str, Any] = {}
-    if any(name.startswith("lm_head.") for name in tensors):
-        projection, words = tensors.get(_DECODER_WEIGHT), tensors.get(_WORDS)
-        tied = options.get("tie_word_embeddings", True) is not False
-        if projection is not None and words is not None:
-            tied = projection.dtype == words.dtype and torch.equal(projection, words)
-            if tied:
-                del tensors[_DECODER_WEIGHT]
-        heads[LM] = MaskedLMHeadConfig(activation_fn="gelu", tied=tied)
-    projection = tensors.get(_CLASSIFICATION_HEAD["out_proj"] + ".weight")
-    if projection is not None:
-        dropout = options.get("classifier_dropout")
-        if dropout is None:
-            dropout = config.dropout
-        num_classes = projection.shape[:1].numel()
-        try:
-            heads[CLASSIFICATION] = ClassificationHeadConfig(
-                num_classes=num_classes,
-                dropout=_probability({"classifier_dropout": dropout}, "classifier_dropout", 0.0, path),
-                labels=_labels(options, num_classes, path),
-            )
-        except ConfigError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        if options.get("problem_type") == "multi_label_classification":
-            _LOGGER.warning("%s: its classes do not exclude each other; take the logits, and their sigmoid", path)
-    return heads
-
-
-def _labels(options: Mapping[str, Any], num_classes: int, path: Path) -> tuple[str, ...]:
-    """Return the names of the classes in order; none if they are those that transformers makes up."""
-    given = options.get("id2label")
-    if given is None:
-        return ()
-    if not isinstance(given, dict) or not all(isinstance(label, str) for label in given.values()):
-        raise CheckpointError(f"{path}: id2label is not an object of id: name")
-    numbers = [str(number) for number in range(num_classes)]
-    if set(given) != set(numbers):
-        raise CheckpointError(f"{path}: id2label names {len(given)} classes; the classifier has {num_classes}, from 0")
-    labels = tuple(given[number] for number in numbers)
-    return () if labels == _default_labels(num_classes) else labels
-
-
-def _default_labels(num_classes: int) -> tuple[str, ...]:
-    return tuple(f"LABEL_{number}" for number in range(num_classes))
 
 
 def _names(config: RobertaConfig, heads: Mapping[str, Any]) -> dict[str, str]:
@@ -320,12 +278,7 @@ def _names(config: RobertaConfig, heads: Mapping[str, Any]) -> dict[str, str]:
         modules |= layer
     names = dict(_EMBEDDINGS)
     for name, head in heads.items():
-        table = _LM_HEAD if isinstance(head, MaskedLMHeadConfig) else _CLASSIFICATION_HEAD
-        modules |= {f"heads.{name}.{ours}": theirs for ours, theirs in table.items()}
-        if isinstance(head, MaskedLMHeadConfig):
-            names[f"heads.{name}.bias"] = _BIAS
-            if not head.tied:
-                names[f"heads.{name}.weight"] = _DECODER_WEIGHT
+        names |= head_names(name, head)
     for ours, theirs in modules.items():
         names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
     return names
@@ -341,21 +294,7 @@ def _chosen(model: RobertaModel, head: str | None) -> str | None:
         head = next(iter(model.head_configs), None)
     if head is None:
         return None
-    config = model.head_config(head)
-    if isinstance(config, MaskedLMHeadConfig):
-        usual: Activation = "gelu"
-    elif isinstance(config, ClassificationHeadConfig):
-        usual = "tanh"
-        if config.inner_dim not in (None, model.config.embed_dim):
-            raise ConfigError(
-                f"head {head!r}: inner_dim is {config.inner_dim}; in a Hugging Face folder it is embed_dim"
-            )
-    else:
-        raise ConfigError(f"head {head!r} is a {type(config).__name__}; a Hugging Face folder can't hold it here")
-    if config.activation_fn != usual:
-        raise ConfigError(
-            f"head {head!r}: activation_fn is {config.activation_fn}; in a Hugging Face folder it is {usual}"
-        )
+    check_head(head, model.head_config(head), embed_dim=model.config.embed_dim)
     return head
 
 
@@ -367,7 +306,7 @@ def _config_json(model: RobertaModel, head: str | None) -> dict[str, Any]:
         _LOGGER.warning("activation_dropout %g has no place in a Hugging Face folder", config.activation_dropout)
     return {
         "model_type": MODEL_TYPE,
-        **_head_json(None if head is None else model.head_configs[head]),
+        **head_options(None if head is None else model.head_configs[head]),
         **{theirs: getattr(config, ours) for theirs, (ours, _) in _SIZES.items()},
         "max_position_embeddings": config.padding_idx + 1 + config.max_positions,
         "hidden_act": next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation_fn),
@@ -380,26 +319,11 @@ def _config_json(model: RobertaModel, head: str | None) -> dict[str, Any]:
     }
 
 
-def _head_json(head: Any) -> dict[str, Any]:
-    if head is None:
-        return {"architectures": ["RobertaModel"]}
-    if isinstance(head, MaskedLMHeadConfig):
-        return {"architectures": ["RobertaForMaskedLM"], "tie_word_embeddings": head.tied}
-    labels = head.labels or _default_labels(head.num_classes)
-    return {
-        "architectures": ["RobertaForSequenceClassification"],
-        "id2label": {str(number): label for number, label in enumerate(labels)},
-        "label2id": {label: number for number, label in enumerate(labels)},
-        "problem_type": "regression" if head.num_classes == 1 else "single_label_classification",
-        "classifier_dropout": head.dropout,
-    }
-
-
 def _tensors(model: RobertaModel, head: str | None) -> dict[str, Tensor]:
     state = split_qkv(model.state_dict())
     names = _names(model.config, {} if head is None else {head: model.head_configs[head]})
     tensors = {theirs: state[ours] for ours, theirs in names.items()}
-    tensors[_TOKEN_TYPES] = torch.zeros_like(tensors[_WORDS][:1])
-    if _DECODER_WEIGHT in tensors:
-        tensors[_DECODER_BIAS] = tensors[_BIAS].clone()
+    tensors[_TOKEN_TYPES] = torch.zeros_like(tensors[WORDS][:1])
+    if DECODER_WEIGHT in tensors:
+        tensors[DECODER_BIAS] = tensors[BIAS].clone()
     return tensors

@@ -1,7 +1,9 @@
 """Hugging Face folders both ways: with transformers where it is installed, and by their files alone."""
 
 import json
+import logging
 import math
+import re
 import shutil
 
 import pytest
@@ -14,7 +16,15 @@ from roberta.data.dictionary import Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError, VocabError
 from roberta.layout import SequenceLayout
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.heads import (
+    ChoiceHeadConfig,
+    ClassificationHeadConfig,
+    MaskedLMHeadConfig,
+    RegressionHeadConfig,
+    SpanHeadConfig,
+    TaggingHeadConfig,
+    select_rows,
+)
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.pretrained import load
 from tests.builders import make_tiny_model
@@ -125,13 +135,97 @@ def test_what_is_written_is_read_bit_for_bit(folder, model):
     assert_same_state(found.state_dict, model, "lm")
 
 
-def test_a_classification_head_keeps_its_labels_and_dropout(model, tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("classification", ClassificationHeadConfig(num_classes=2, labels=("no", "yes"), dropout=0.3)),
+        ("tagging", TaggingHeadConfig(num_classes=3, labels=("O", "B", "I"), dropout=0.3)),
+        ("tagging", TaggingHeadConfig(num_classes=1)),
+        ("regression", RegressionHeadConfig(dropout=0.3)),
+        ("choice", ChoiceHeadConfig(dropout=0.3)),
+        ("span", SpanHeadConfig()),
+    ],
+)
+def test_a_head_keeps_its_options_and_is_named_as_its_kind(name, head, model, tokenizer, tmp_path):
     model = make_tiny_model(model.config).float()
-    model.register_head("classification", ClassificationHeadConfig(num_classes=2, labels=("no", "yes"), dropout=0.3))
-    hf_format.write(tmp_path / "model", model, tokenizer, "classification")
+    model.register_head(name, head)
+    hf_format.write(tmp_path / "model", model, tokenizer, name)
     found = hf_format.read(tmp_path / "model")
-    assert found.heads == {"classification": model.head_configs["classification"]}
-    assert_same_state(found.state_dict, model, "classification")
+    assert found.heads == {name: head}
+    assert_same_state(found.state_dict, model, name)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (RegressionHeadConfig(minimum=0.0, maximum=5.0), "its scale has no place .* 0 stands for 0 and 1 for 5"),
+        (SpanHeadConfig(dropout=0.2), "its dropout 0.2 has no place"),
+    ],
+)
+def test_what_a_folder_has_no_place_for_is_logged(head, message, model, tokenizer, tmp_path, caplog):
+    model = RobertaModel(model.config)
+    model.register_head("x", head)
+    with caplog.at_level(logging.WARNING, logger="roberta"):
+        hf_format.write(tmp_path / "model", model, tokenizer)
+    assert re.search(f"head 'x': {message}", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "pooler", "expected"),
+    [
+        (None, False, TaggingHeadConfig(num_classes=1, dropout=0.1)),
+        (None, True, ChoiceHeadConfig(dropout=0.1)),
+        (["RobertaForTokenClassification"], True, TaggingHeadConfig(num_classes=1, dropout=0.1)),  # of old releases
+        ("RobertaForTokenClassification", True, ChoiceHeadConfig(dropout=0.1)),
+    ],
+)
+def test_a_lone_classifier_is_told_by_the_class_or_else_by_the_pooler(architectures, pooler, expected, folder):
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith("lm_head.")]:
+            del tensors[name]
+        tensors |= {"classifier.weight": torch.zeros(1, 12), "classifier.bias": torch.zeros(1)}
+        if pooler:
+            tensors |= {
+                "roberta.pooler.dense.weight": torch.zeros(12, 12),
+                "roberta.pooler.dense.bias": torch.zeros(12),
+            }
+
+    edit_tensors(folder, change)
+    edit(folder, architectures=architectures)
+    assert list(load(folder).model.head_configs.values()) == [expected]
+
+
+def test_a_choice_head_without_its_dense_layer_is_refused(model, tokenizer, tmp_path):
+    model = RobertaModel(model.config)
+    model.register_head("x", ChoiceHeadConfig())
+    hf_format.write(tmp_path / "model", model, tokenizer)
+    edit_tensors(tmp_path / "model", lambda tensors: tensors.pop("roberta.pooler.dense.weight"))
+    with pytest.raises(CheckpointError, match=r"missing: roberta\.pooler\.dense\.weight"):
+        hf_format.read(tmp_path / "model")
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_classes_that_do_not_exclude_each_other_are_classes(num_classes, model, tokenizer, tmp_path):
+    model = RobertaModel(model.config)
+    model.register_head("x", ClassificationHeadConfig(num_classes=num_classes))
+    hf_format.write(tmp_path / "model", model, tokenizer)
+    edit(tmp_path / "model", problem_type="multi_label_classification")
+    assert hf_format.read(tmp_path / "model").heads == {"classification": model.head_configs["x"]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_fp32(dtype, folder):
+    halves = {}
+
+    def halve(tensors):
+        halves.update({name: tensor.to(dtype) for name, tensor in tensors.items()})
+        tensors.update(halves)
+
+    edit_tensors(folder, halve)
+    state = hf_format.read(folder).state_dict
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert torch.equal(state["heads.lm.bias"], halves["lm_head.bias"].float())
+    assert load(folder).model.encoder.embed_tokens.weight.dtype == torch.float32
 
 
 def test_an_untied_projection_is_kept(model, tokenizer, tmp_path):
@@ -226,10 +320,10 @@ def test_options_that_can_not_be_read_are_refused(options, message, folder):
 
 def test_missing_and_unknown_tensors_are_listed_in_one_error(folder):
     def change(tensors):
-        tensors["qa_outputs.weight"] = tensors.pop("lm_head.dense.weight")
+        tensors["lm_head.extra.weight"] = tensors.pop("lm_head.dense.weight")
 
     edit_tensors(folder, change)
-    with pytest.raises(CheckpointError, match=r"missing: lm_head\.dense\.weight; unknown: qa_outputs\.weight"):
+    with pytest.raises(CheckpointError, match=r"missing: lm_head\.dense\.weight; unknown: lm_head\.extra\.weight"):
         hf_format.read(folder)
 
 
@@ -292,6 +386,8 @@ def test_one_of_several_heads_must_be_named(model, tokenizer, tmp_path):
         (MaskedLMHeadConfig(activation_fn="relu"), "activation_fn is relu; in a Hugging Face folder it is gelu"),
         (ClassificationHeadConfig(num_classes=2, activation_fn="relu"), "in a Hugging Face folder it is tanh"),
         (ClassificationHeadConfig(num_classes=2, inner_dim=5), "inner_dim is 5"),
+        (RegressionHeadConfig(inner_dim=5), "inner_dim is 5"),
+        (ChoiceHeadConfig(activation_fn="gelu"), "activation_fn is gelu; in a Hugging Face folder it is tanh"),
     ],
 )
 def test_heads_that_transformers_computes_otherwise_are_refused(head, message, model, tokenizer, tmp_path):
@@ -379,15 +475,23 @@ def random_model(transformers, kind, **options):
 
 
 def their_logits(model, texts, tokenizer):
+    """Return their outputs for a padded batch, (B, K) or by token (B, S, K), and the batch."""
     batch = tokenizer(texts, padding=True, return_tensors="pt")
+    name = type(model).__name__
     with torch.inference_mode():
-        return model(**batch).logits, batch
+        if name == "RobertaForMultipleChoice":  # each text the only choice of its question
+            return model(**{key: tensor[:, None] for key, tensor in batch.items()}).logits, batch
+        found = model(**batch)
+        if name == "RobertaForQuestionAnswering":
+            return torch.stack([found.start_logits, found.end_logits], dim=2), batch
+        return found.logits, batch
 
 
 def our_logits(model, ids, head):
     layout = SequenceLayout.from_lengths([len(ids)])
     with torch.inference_mode():
-        return model(torch.tensor(ids), layout, head, layout.first if head == "classification" else None)
+        select = None if head is None else select_rows(model.head_config(head), layout)
+        return model(torch.tensor(ids), layout, head, select)
 
 
 SENTENCES = ["Hello world!", "My name is <mask>.", "a"]
@@ -402,7 +506,11 @@ SENTENCES = ["Hello world!", "My name is <mask>.", "a"]
         ("RobertaForMaskedLM", "lm", {"hidden_act": "gelu_new"}),
         ("RobertaForSequenceClassification", "classification", {"num_labels": 3}),
         ("RobertaForSequenceClassification", "classification", {"id2label": {0: "no", 1: "yes"}}),
-        ("RobertaForSequenceClassification", "classification", {"num_labels": 1, "problem_type": "regression"}),
+        ("RobertaForSequenceClassification", "regression", {"num_labels": 1, "problem_type": "regression"}),
+        ("RobertaForSequenceClassification", "regression", {"num_labels": 1}),
+        ("RobertaForTokenClassification", "tagging", {"id2label": {0: "O", 1: "B-PER", 2: "I-PER"}}),
+        ("RobertaForQuestionAnswering", "span", {}),
+        ("RobertaForMultipleChoice", "choice", {}),
     ],
 )
 def test_models_of_transformers_compute_the_same_here_and_back(kind, head, options, safe, transformers, tmp_path):
@@ -414,9 +522,10 @@ def test_models_of_transformers_compute_the_same_here_and_back(kind, head, optio
         theirs.config.save_pretrained(tmp_path / "theirs")
         torch.save(theirs.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
     ours = load(tmp_path / "theirs")
+    assert list(ours.model.heads) == [head]
     hf_format.write(tmp_path / "back", ours.model, ours.tokenizer)
-    auto = "AutoModelForMaskedLM" if head == "lm" else "AutoModelForSequenceClassification"
-    back, report = getattr(transformers, auto).from_pretrained(tmp_path / "back", output_loading_info=True)
+    auto = getattr(transformers, kind.replace("Roberta", "AutoModel"))
+    back, report = auto.from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(report.values())
     assert type(back) is type(theirs)
     assert back.config.id2label == theirs.config.id2label
@@ -425,7 +534,7 @@ def test_models_of_transformers_compute_the_same_here_and_back(kind, head, optio
     torch.testing.assert_close(their_logits(back, SENTENCES, tokenizer)[0], expected, atol=1e-5, rtol=1e-5)
     for row, mask in enumerate(batch["attention_mask"].bool()):
         found = our_logits(ours.model, batch["input_ids"][row][mask].tolist(), head)
-        wanted = expected[row][mask] if head == "lm" else expected[row][None]
+        wanted = expected[row][mask] if expected.dim() == 3 else expected[row][None]
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from roberta import pretrained
 from roberta.checkpoint import fairseq_writer, hf_format, native
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import CheckpointError, ConfigError, RobertaError
+from roberta.errors import CheckpointError, ConfigError
 from roberta.layout import SequenceLayout
 from roberta.models.roberta import RobertaModel
 from roberta.pretrained import Pretrained
@@ -61,7 +61,7 @@ def convert(source: str | Path, target: Path, *, to: Format, head: str | None = 
         native.save(target, loaded.model, loaded.tokenizer)
     try:
         return _checked(loaded, pretrained.load(target), head, source=f"{source} -> {target}")
-    except RobertaError:
+    except BaseException:  # Ctrl-C too
         shutil.rmtree(target)
         raise
 
@@ -99,7 +99,8 @@ def _checked(loaded: Pretrained, again: Pretrained, head: str | None, *, source:
 
 
 def _agree(one: Tokenizer, other: Tokenizer) -> bool:
-    if len(one.dictionary) != len(other.dictionary) or one.encode(_TEXT) != other.encode(_TEXT):
+    text = " ".join((_TEXT, *one.added_symbols))
+    if len(one.dictionary) != len(other.dictionary) or one.encode(text) != other.encode(text):
         return False
     return all(one.decode([token]) == other.decode([token]) for token in range(len(one.dictionary)))
 

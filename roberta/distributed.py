@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from roberta.errors import ConfigError, TrainingError
 
 Parallelism = Literal["ddp", "fsdp"]
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,14 @@ def join_world(device: torch.device, timeout_minutes: float) -> World:
     """Return this process's place among those that torchrun started; a world of one where it did not.
 
     Raises:
-        ConfigError: there are fewer CUDA devices on this machine than processes.
+        ConfigError: there are fewer CUDA devices on this machine than processes, or the environment is not torchrun's.
+        TrainingError: the other ranks can't be reached.
     """
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if "RANK" not in os.environ:
         return dataclasses.replace(SINGLE, device=device)
+    missing = [name for name in ENVIRONMENT if name not in os.environ]
+    if missing:
+        raise ConfigError(f"RANK is set, but {', '.join(missing)} is not: start the processes with torchrun")
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
@@ -88,7 +93,14 @@ def join_world(device: torch.device, timeout_minutes: float) -> World:
     if not dist.is_initialized():
         timeout = timedelta(minutes=timeout_minutes)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(rank, size, timeout), rank=rank, world_size=size, timeout=timeout)
+        try:
+            store = _store(rank, size, timeout)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        except dist.DistError as error:
+            raise TrainingError(
+                f"rank {rank} of {size} can't reach the others through {os.environ['MASTER_ADDR']}:"
+                f"{os.environ['MASTER_PORT']}: {str(error).splitlines()[0]}; check the address and the network"
+            ) from error
     return World(rank, size, device)
 
 

@@ -83,9 +83,9 @@ def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrai
         checkpoint = native.load(folder, training=False, check_tensors=verify)
         return _checked(Pretrained(checkpoint.model, checkpoint.tokenizer), folder)
     if native.steps(folder):
-        newest = native.newest(folder)
+        newest = native.newest(folder, check_content=verify)
         assert newest is not None
-        return _load_folder(newest, checkpoint_file, verify=False)  # `newest` has just done so
+        return _load_folder(newest, checkpoint_file, verify=False)  # `newest` has just done so, if asked to
     if hf_format.is_folder(folder):
         return _load_hf(folder)
     if (folder / checkpoint_file).is_file():

@@ -1,6 +1,7 @@
 """Progress for people (a tqdm bar on stderr) and for machines (one JSON object a line)."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,10 @@ def forget_after(path: Path, num_updates: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _update_of(line) <= num_updates]
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -66,6 +66,8 @@ class TrainerConfig:
             raise ConfigError("give --batch-size, --max-tokens or both")
         if not 0.0 <= self.clip_norm < math.inf:
             raise ConfigError(f"--clip-norm is {self.clip_norm}; it must be at least 0")
+        if not 0.0 < self.timeout_minutes < math.inf:
+            raise ConfigError(f"--timeout-minutes is {self.timeout_minutes}; it must be positive")
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; it must be at least 0")
 

@@ -78,7 +78,7 @@ class Trainer:
         torch.manual_seed(stream_key(config.seed, "initialisation"))
         self.model: Any = MODELS.build(model_config)
         self.model.register_head(self.task.head, self.task.head_config(model_config))
-        if config.init_from is not None:
+        if config.init_from is not None and not (config.resume and native.steps(config.save_dir)):
             self._take_weights(config.init_from)
         self.model.to(self.world.device)
         self.forward = parallelise(self.model, self.model.encoder.layers, self.world, config.parallelism)
@@ -110,57 +110,53 @@ class Trainer:
         with bar, JsonLog(config.save_dir / LOG) as log, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self.meter.data_wait():
-                    micro_batches = [self._batch(ids) for ids in sample_ids]
+                    micro_batches = [self._batch(ids) if len(ids) else None for ids in sample_ids]
                 is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
                 bar.update()
                 if self._is_due(config.log_interval):
                     self._report(log, bar)
                 if self._is_due(config.validate_interval_updates):
                     metrics = self._validate(log)
-                is_over = self._has_lost_patience()
-                if self._is_due(config.save_interval_updates) or is_interrupted or is_over:
+                if self._is_due(config.save_interval_updates) or is_interrupted or self._is_over():
                     self._save()
-                if is_interrupted and self.position.num_updates < config.max_update:
+                if is_interrupted and not self._is_over():
                     raise PreemptionError(
                         f"stopped after update {self.position.num_updates}, and saved; go on with --resume"
                     )
-                if is_over:
-                    logger.info("no better loss in %d validations: stopped", config.patience)
-                    break
+        if self._has_lost_patience():
+            logger.info("no better loss in %d validations: stopped", config.patience)
         return metrics or self._evaluate()
 
-    def train_step(self, micro_batches: Sequence[Batch], *, interrupted: bool = False) -> bool:
+    def train_step(self, micro_batches: Sequence[Batch | None], *, interrupted: bool = False) -> bool:
         """Make one update from the mean loss over all targets of all ranks' micro-batches.
 
-        Micro-batch k of rank r is number k * world_size + r of the update. A rank without any computes on an empty
-        loss, so that all exchange gradients. Returns whether any rank was `interrupted`.
+        Micro-batch k of rank r is number k * world_size + r of the update. All ranks have as many, so that they
+        exchange parameters and gradients in step; None stands for one that counts for nothing.
+        Returns whether any rank was `interrupted`.
         """
+        batches_ = [batch for batch in micro_batches if batch is not None]
         num_targets, interruptions = self.world.total(
-            [float(sum(batch.num_targets for batch in micro_batches)), float(interrupted)]
+            [float(sum(batch.num_targets for batch in batches_)), float(interrupted)]
         )
         self.model.train()
-        for k, batch in enumerate(micro_batches):
+        for k, given in enumerate(micro_batches):
+            batch = self._batch(np.array([0])) if given is None else given
+            counts = given is not None
             synchronise_gradients(self.forward, enabled=k == len(micro_batches) - 1)
             number = k * self.world.size + self.world.rank
             torch.manual_seed(stream_key(self.config.seed, "dropout", self.position.num_updates, number))
             with autocast(self.world.device, self.config.precision):
                 loss, sums = self.criterion(self.forward, batch.to(self.world.device))
-            (loss * (self.world.size / num_targets)).backward()  # exchanging gradients takes their mean over ranks
-            self.meter.add(sums, num_targets=batch.num_targets, num_tokens=batch.layout.num_tokens)
-        if not micro_batches:
-            self._join_empty_handed()
-        self._step(tuple(index for batch in micro_batches for index in batch.sample_ids))
+            weight = counts * self.world.size / num_targets  # exchanging gradients takes their mean over ranks
+            (loss * weight).backward()
+            self.meter.add(
+                {name: value * counts for name, value in sums.items()},
+                num_targets=counts * batch.num_targets,
+                num_tokens=counts * batch.layout.num_tokens,
+            )
+        self._step(tuple(index for batch in batches_ for index in batch.sample_ids))
         self.position.num_updates += 1
         return interruptions > 0
-
-    def _join_empty_handed(self) -> None:
-        """Take part in an update without a batch: a forward and backward pass whose loss is worth nothing."""
-        batch = self._batch(np.array([0]))
-        synchronise_gradients(self.forward, enabled=True)
-        with autocast(self.world.device, self.config.precision):
-            loss, sums = self.criterion(self.forward, batch.to(self.world.device))
-        (loss * 0.0).backward()
-        self.meter.add({name: value * 0.0 for name, value in sums.items()}, num_targets=0, num_tokens=0)
 
     def _step(self, sample_ids: tuple[int, ...]) -> None:
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
@@ -180,17 +176,21 @@ class Trainer:
         self.optimizer.zero_grad()
 
     def _updates(self) -> Iterator[list[NDArray[np.int64]]]:
-        """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs."""
+        """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs.
+
+        Every rank gets as many; where an epoch ends, some of them are empty.
+        """
         position, config, world = self.position, self.config, self.world
-        while position.num_updates < config.max_update:
+        while not self._is_over():
             sample_ids = order(len(self.train_samples), seed=config.seed, epoch=position.epoch)
             sizes = self.train_samples.sizes[sample_ids]
             offsets = batches(sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
             last = len(offsets) - 1
-            while position.next_batch < last and position.num_updates < config.max_update:
+            while position.next_batch < last and not self._is_over():
                 start, end = position.next_batch, min(position.next_batch + config.update_freq * world.size, last)
                 position.next_batch = end
-                yield [sample_ids[offsets[i] : offsets[i + 1]] for i in range(start + world.rank, end, world.size)]
+                mine = [min(i + world.rank, end) for i in range(start, end, world.size)]
+                yield [sample_ids[offsets[i] : offsets[min(i + 1, end)]] for i in mine]
             if position.next_batch >= last:
                 position.epoch, position.next_batch = position.epoch + 1, 0
 
@@ -199,6 +199,9 @@ class Trainer:
 
     def _is_due(self, interval: int) -> bool:
         return self.position.num_updates == self.config.max_update or self.position.num_updates % interval == 0
+
+    def _is_over(self) -> bool:
+        return self.position.num_updates >= self.config.max_update or self._has_lost_patience()
 
     def _has_lost_patience(self) -> bool:
         return self.config.patience is not None and self.position.validations_since_best >= self.config.patience
@@ -266,9 +269,21 @@ class Trainer:
         folder = native.newest(save_dir)
         if folder is not None:
             self._restore(folder)
-            if self.world.is_main:
-                forget_after(save_dir / LOG, self.position.num_updates)
             logger.info("resumed from %s", folder)
+        self._check_ranks_agree()
+        if self.world.is_main:
+            native.forget_after(save_dir, self.position.num_updates)
+            forget_after(save_dir / LOG, self.position.num_updates)
+        self.world.wait()
+
+    def _check_ranks_agree(self) -> None:
+        mine = float(self.position.num_updates)
+        total, squares = self.world.total([mine, mine * mine])
+        if total != mine * self.world.size or squares != mine * mine * self.world.size:
+            raise CheckpointError(
+                f"rank {self.world.rank} goes on from update {mine:.0f}, other ranks from elsewhere; "
+                f"--save-dir {self.config.save_dir} must be one folder that all of them share"
+            )
 
     def _take_weights(self, name_or_path: str) -> None:
         """Start from the weights of another model; a head that it lacks keeps its random ones."""

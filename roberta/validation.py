@@ -11,6 +11,7 @@ from torch import nn
 from roberta.data.batching import batches
 from roberta.distributed import SINGLE, World
 from roberta.errors import ConfigError, DataError
+from roberta.models.mode import evaluation_mode
 from roberta.progress import progress_bar
 from roberta.tasks.task import Samples
 
@@ -74,22 +75,20 @@ def evaluate(
     offsets = batches(samples.sizes, batch_size=batch_size, max_tokens=max_tokens)
     ranges = list(pairwise(offsets.tolist()))
     sums: Counter[str] = Counter(num_targets=0)
-    was_training = model.training
-    model.eval()
-    try:
-        with progress_bar(desc="evaluate", unit="sample", total=len(samples)) as bar:
-            for first in range(0, len(ranges), world.size):
-                mine = first + world.rank
-                start, end = ranges[mine] if mine < len(ranges) else ranges[0]  # sharded models compute in step
-                batch = samples.batch(np.arange(start, end), seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
-                with autocast(device, precision):
-                    _, batch_sums = criterion(model, batch)
-                counts = mine < len(ranges)
-                sums.update({name: counts * value.item() for name, value in batch_sums.items()})
-                sums["num_targets"] += counts * batch.num_targets
-                bar.update(ranges[min(first + world.size, len(ranges)) - 1][1] - ranges[first][0])
-    finally:
-        model.train(was_training)
+    with (
+        evaluation_mode(model),
+        progress_bar(desc="evaluate", unit="sample", total=len(samples), enabled=world.is_main) as bar,
+    ):
+        for first in range(0, len(ranges), world.size):
+            mine = first + world.rank
+            start, end = ranges[mine] if mine < len(ranges) else ranges[0]  # sharded models compute in step
+            batch = samples.batch(np.arange(start, end), seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
+            with autocast(device, precision):
+                _, batch_sums = criterion(model, batch)
+            counts = mine < len(ranges)
+            sums.update({name: counts * value.item() for name, value in batch_sums.items()})
+            sums["num_targets"] += counts * batch.num_targets
+            bar.update(ranges[min(first + world.size, len(ranges)) - 1][1] - ranges[first][0])
     totals = dict(zip(sums, world.total(list(sums.values())), strict=True))
     num_targets = int(totals.pop("num_targets"))
     return {**criterion.metrics(totals, num_targets), "num_targets": num_targets}

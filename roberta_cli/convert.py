@@ -12,7 +12,7 @@ from roberta_cli.entry import Parser, run
 DESCRIPTION = """Write a model in another format, open the result, and compare what both compute on a fixed batch.
 
   native   our own folder of safetensors, with its tokenizer and all heads
-  hf       a folder that Hugging Face transformers opens unchanged, with one head
+  hf       a folder that Hugging Face transformers opens unchanged, with one head of any kind
   fairseq  model.pt and dict.txt as fairseq writes them since 2021, with all classification heads
 
 Prints one line of JSON with the largest difference. Above 1e-4 the target is removed, and the exit code is 3."""
@@ -46,3 +46,7 @@ def _main(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     return run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

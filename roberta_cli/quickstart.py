@@ -32,7 +32,7 @@ class QuickstartConfig:
     """Options of roberta-quickstart."""
 
     folder: Path = option(Path("runs/quickstart"), help="where to put the text, the data, the run and its checkpoints")
-    max_update: int = option(400, help="number of updates to make")
+    max_update: int = option(300, help="number of updates to make")
 
 
 def _main(argv: Sequence[str]) -> int:

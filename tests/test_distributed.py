@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from roberta import distributed
 from roberta.checkpoint import native
+from roberta.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = """--preset roberta.tiny --encoder-layers 2 --embed-dim 16 --ffn-embed-dim 16 --max-positions 64
@@ -66,6 +68,26 @@ def test_two_processes_equal_one_with_twice_the_accumulation(single, data_bin, t
         assert ours["num_targets"] == theirs["num_targets"]
         assert ours["nats"] == pytest.approx(theirs["nats"], abs=1e-4)
     assert weights(tmp_path / "run").keys() == weights(single).keys()
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_processes_with_uneven_shares_of_an_update_stay_in_step(data_bin, tmp_path, parallelism):
+    """The last update of an epoch has an odd number of batches, more than one for each process."""
+    options = ("--max-update", "3", "--batch-size", "11")
+    train(data_bin, tmp_path / "one", *options, "--update-freq", "8")
+    train(data_bin, tmp_path / "two", *options, "--update-freq", "4", "--parallelism", parallelism, processes=2)
+    ours, theirs = records(tmp_path / "two", "train"), records(tmp_path / "one", "train")
+    assert [record["nats"] for record in ours] == pytest.approx([record["nats"] for record in theirs], abs=1e-5)
+    assert theirs[-1]["epoch"] > 1
+
+
+@pytest.mark.parametrize("missing", ["LOCAL_RANK", "MASTER_ADDR"])
+def test_half_an_environment_of_torchrun_is_refused(missing, monkeypatch):
+    for name in distributed.ENVIRONMENT:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.delenv(missing)
+    with pytest.raises(ConfigError, match=f"RANK is set, but {missing} is not: start the processes with torchrun"):
+        distributed.join_world(torch.device("cpu"), 1.0)
 
 
 def test_a_run_of_two_sharded_processes_goes_on_as_one(single, data_bin, tmp_path):

@@ -194,7 +194,7 @@ def test_a_name_of_the_hugging_face_hub_is_fetched_without_pickles(hugging_face_
     assert all(torch.equal(tensor, weights[name]) for name, tensor in make_model().state_dict().items() if "lm" in name)
     assert len(asked) == 1
     assert "pytorch_model.bin" not in asked[0]
-    assert {"config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt"} <= asked[0]
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "merges.txt"} <= asked[0]
 
 
 def test_pickled_weights_are_fetched_where_there_are_no_others(hugging_face_hub):

@@ -325,3 +325,33 @@ def test_a_folder_that_can_not_be_made_is_a_storage_error(recipe, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="--save-dir .* can't be made"):
         Trainer(with_options(recipe, save_dir=tmp_path / "file" / "run")).train()
+
+
+def test_patience_lost_stays_lost_after_a_resume(recipe):
+    recipe = with_options(recipe, max_update=50, validate_interval_updates=1, patience=2)
+    recipe = dataclasses.replace(recipe, schedule=PolynomialDecayConfig(lr=1e-30, total_num_update=100))
+    Trainer(recipe).train()
+    again = Trainer(with_options(recipe, resume=True))
+    again.train()
+    assert again.position.num_updates == 3
+    assert [path.name for path in native.steps(recipe.trainer.save_dir)] == ["step_0000003"]
+
+
+def test_a_damaged_newer_checkpoint_does_not_outlive_the_good_one(recipe):
+    recipe = with_options(recipe, max_update=2, save_interval_updates=1, keep_checkpoints=2)
+    Trainer(recipe).train()
+    run = recipe.trainer.save_dir
+    (run / "step_0000002" / "model.safetensors").write_bytes(b"")
+    (run / "step_12").write_text("not a folder")
+    resumed = Trainer(with_options(recipe, resume=True, keep_checkpoints=1))
+    resumed.train()
+    assert native.newest(run).name == "step_0000002"
+    assert [path.name for path in native.steps(run)] == ["step_0000002"]
+
+
+def test_a_resumed_run_does_not_need_the_model_it_began_with(recipe, tmp_path):
+    Trainer(with_options(recipe, max_update=1)).train()
+    source = {"init_from": str(recipe.trainer.save_dir), "save_dir": tmp_path / "new"}
+    Trainer(with_options(recipe, max_update=1, **source)).train()
+    shutil.rmtree(recipe.trainer.save_dir)
+    assert Trainer(with_options(recipe, max_update=2, resume=True, **source)).train()["num_updates"] == 2

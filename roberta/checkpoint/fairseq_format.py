@@ -18,9 +18,18 @@ import torch
 from torch import Tensor
 
 from roberta.checkpoint import pickles
-from roberta.checkpoint.foreign import ForeignCheckpoint, check_names, is_plain, join_qkv, listed
+from roberta.checkpoint.foreign import (
+    ForeignCheckpoint,
+    activation,
+    check_names,
+    is_plain,
+    join_qkv,
+    listed,
+    probability,
+    spell,
+)
 from roberta.data.dictionary import FILE_NAME, MASK, SPECIALS, Dictionary
-from roberta.errors import CheckpointError, ConfigError, choices
+from roberta.errors import CheckpointError, ConfigError
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig
 from roberta.models.transformer import Activation
@@ -54,12 +63,6 @@ _RENAMES = (
     (re.compile(r"\.layer_norms\.0\."), ".self_attn_layer_norm."),
     (re.compile(r"\.layer_norms\.1\."), ".final_layer_norm."),
 )
-# The way back, to the names of today; the first that fits.
-_PREFIXES = {
-    "encoder.": "encoder.sentence_encoder.",
-    "heads.lm.": "encoder.lm_head.",
-    "heads.": "classification_heads.",
-}
 _LAYER_NAME = re.compile(r"encoder\.layers\.([^.]+)\.")
 _HEAD_NAME = re.compile(r"heads\.([^.]+)\.")
 _LAYER_NUMBERS = re.compile(r"\d{1,4}(,\d{1,4})*", re.ASCII)
@@ -181,20 +184,15 @@ def _options(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
             continue
         options[name] = value = given.get(name)
         if type(value) is not int or not 1 <= value <= largest:
-            raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: 1 to {largest}")
+            raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: 1 to {largest}")
     for name in _SWITCHES:
         options[name] = value = given.get(name, False)
         if type(value) is not bool:
-            raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: True and False")
+            raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: True and False")
     for name, default in _PROBABILITIES.items():
-        options[name] = value = given.get(name, default)
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: numbers from 0 to less than 1")
+        options[name] = probability(given, name, default, path)
     for name, usual in (("activation_fn", "gelu"), ("pooler_activation_fn", "tanh")):
-        value = given.get(name, usual)
-        if not isinstance(value, str) or value not in _ACTIVATIONS:
-            raise CheckpointError(f"{path}: {name} is {_spell(value)}; {choices(_spell(value), _ACTIVATIONS)}")
-        options[name] = _ACTIVATIONS[value]
+        options[name] = activation(given, name, usual, _ACTIVATIONS, path)
     return options
 
 
@@ -204,12 +202,8 @@ def _layer_numbers(given: Mapping[str, Any], path: Path) -> list[int]:
     if not value:
         return []
     if not isinstance(value, str) or not _LAYER_NUMBERS.fullmatch(value):
-        raise CheckpointError(f"{path}: encoder_layers_to_keep is {_spell(value)}; expected numbers such as '0,2,4'")
+        raise CheckpointError(f"{path}: encoder_layers_to_keep is {spell(value)}; expected numbers such as '0,2,4'")
     return sorted(set(map(int, value.split(","))))
-
-
-def _spell(value: Any) -> str:
-    return repr(value)[:50] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
 def _drop_tied_projection(tensors: dict[str, Tensor], *, untied: bool) -> bool:
@@ -312,9 +306,9 @@ def _config(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Robert
         embed_dim=options["encoder_embed_dim"],
         ffn_embed_dim=options["encoder_ffn_embed_dim"],
         attention_heads=options["encoder_attention_heads"],
-        dropout=float(options["dropout"]),
-        attention_dropout=float(options["attention_dropout"]),
-        activation_dropout=float(options["activation_dropout"]),
+        dropout=options["dropout"],
+        attention_dropout=options["attention_dropout"],
+        activation_dropout=options["activation_dropout"],
         activation_fn=options["activation_fn"],
     )
 
@@ -323,7 +317,7 @@ def _heads(
     options: Mapping[str, Any], tensors: Mapping[str, Tensor], names: list[str], *, tied: bool
 ) -> dict[str, Any]:
     heads: dict[str, Any] = {"lm": MaskedLMHeadConfig(activation_fn=options["activation_fn"], tied=tied)}
-    activation_fn, dropout = options["pooler_activation_fn"], float(options["pooler_dropout"])
+    activation_fn, dropout = options["pooler_activation_fn"], options["pooler_dropout"]
     for name in names:
         num_classes, width = tensors[f"heads.{name}.out_proj.weight"].shape
         inner_dim = None if width == options["encoder_embed_dim"] else width

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from roberta.checkpoint.fairseq_format import read_labels
 from roberta.checkpoint.folders import replacing
 from roberta.checkpoint.foreign import split_qkv
 from roberta.data.dictionary import FILE_NAME, Dictionary
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import ConfigError, StorageError
+from roberta.errors import ConfigError, StorageError, VocabError
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaModel
 from roberta.models.transformer import Activation
@@ -33,21 +34,20 @@ _PREFIXES = {
 def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer) -> None:
     """Write `model.pt` with the tokenizer's files beside it, whole or not at all; a folder of that name is replaced.
 
-    The names of the classes go to `label/dict.txt`, as in a data folder of fairseq, if just one head has such names.
+    The names of the classes go to `label/dict.txt`, as in a data folder of fairseq, if just one head has such names
+    and no other has as many classes; otherwise they are left out, which is logged.
 
     Raises:
-        ConfigError: the model holds something that fairseq's RoBERTa does not, or lacks its LM head.
+        ConfigError: the model holds something that fairseq's RoBERTa does not, or lacks its LM head; or the name of a
+            class can't stand in `label/dict.txt`.
         StorageError: the folder can't be written.
     """
     state = {"args": _args(model), "model": _tensors(model), **_NO_TRAINING}
-    labels = [head.labels for name, head in model.head_configs.items() if name != LM and head.labels]
-    if len(labels) > 1:
-        _LOGGER.warning("a fairseq checkpoint has the class names of one head; those of %d are left out", len(labels))
-    with replacing(folder) as temporary:
+    labels = _labels(model)
+    with replacing(folder, MODEL) as temporary:
         tokenizer.save(temporary)
-        if len(labels) == 1:
-            (temporary / "label").mkdir()
-            Dictionary(labels[0], [0] * len(labels[0])).save(temporary / "label" / FILE_NAME)
+        if labels:
+            _write_labels(temporary, labels)
         try:
             torch.save(state, temporary / MODEL)
         except RuntimeError as error:  # how torch reports a full disk
@@ -109,6 +109,38 @@ def _pooler(model: RobertaModel) -> tuple[Activation, float]:
     if len(poolers) > 1:
         raise ConfigError(f"fairseq has one pooler activation and dropout for all heads; the model has {poolers}")
     return poolers.pop() if poolers else ("tanh", 0.0)
+
+
+def _labels(model: RobertaModel) -> tuple[str, ...]:
+    """Return the names of the classes that a reader can tell to be those of their head; none if there are no such."""
+    heads = [head for name, head in model.head_configs.items() if name != LM]
+    labelled = [head.labels for head in heads if head.labels]
+    if len(labelled) > 1:
+        _LOGGER.warning("a fairseq checkpoint has the class names of one head; those of %d are left out", len(labelled))
+    if len(labelled) != 1:
+        return ()
+    if sum(head.num_classes == len(labelled[0]) for head in heads) > 1:
+        _LOGGER.warning(
+            "a fairseq checkpoint does not say which head its class names belong to; they are left out, as several "
+            "heads have %d classes",
+            len(labelled[0]),
+        )
+        return ()
+    return labelled[0]
+
+
+def _write_labels(folder: Path, labels: tuple[str, ...]) -> None:
+    (folder / "label").mkdir()
+    Dictionary(labels, [0] * len(labels)).save(folder / "label" / FILE_NAME)
+    try:
+        found = read_labels(folder)
+    except VocabError:
+        found = ()
+    if found != labels:
+        raise ConfigError(
+            f"labels {', '.join(labels)}: label/{FILE_NAME} would not give them back; a fairseq checkpoint can't hold "
+            "<mask>, madeupwordNNNN, an empty name or line ends: rename them"
+        )
 
 
 def _tensors(model: RobertaModel) -> dict[str, Tensor]:

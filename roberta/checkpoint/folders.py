@@ -22,15 +22,19 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, which then takes the place of `folder`; what was there is deleted.
+def replacing(folder: Path, marker: str) -> Iterator[Path]:
+    """Give an empty folder to write to, which then takes the place of `folder`.
+
+    What was there is deleted: an empty folder, or a checkpoint, which a file named `marker` in it shows.
 
     Raises:
-        StorageError: the folder can't be written; what was there stays.
+        StorageError: the folder can't be written, or something else is there; what was there stays.
     """
+    folder = folder.resolve()  # a link stays, and what it points to is replaced
     temporary = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid.uuid4().hex}"
     replaced = temporary.with_name(temporary.name + "-replaced")
     try:
+        _check_ours(folder, marker)
         temporary.mkdir(parents=True)
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
@@ -79,6 +83,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
     return values
+
+
+def _check_ours(folder: Path, marker: str) -> None:
+    is_ours = folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not is_ours:
+        raise StorageError(
+            f"{folder} holds other things than a checkpoint; they would be lost: choose another folder"
+            if folder.is_dir()
+            else f"{folder} is a file; it would be lost: choose another name for the folder"
+        )
 
 
 def _sync(path: Path) -> None:

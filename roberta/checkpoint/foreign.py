@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roberta.errors import CheckpointError
+from roberta.errors import CheckpointError, choices
 from roberta.models.roberta import RobertaConfig
+from roberta.models.transformer import Activation
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,41 @@ def is_plain(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         return False
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # not one number spread out
+
+
+def probability(options: Mapping[str, Any], name: str, default: float, path: Path) -> float:
+    """Return an option of a file that is a probability, or its value if absent.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    value = options.get(name, default)
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: numbers from 0 to less than 1")
+    return float(value)
+
+
+def activation(
+    options: Mapping[str, Any], name: str, default: str, known: Mapping[str, Activation], path: Path
+) -> Activation:
+    """Return our name of an activation function that an option names; `known` has the names of that library.
+
+    Raises:
+        CheckpointError: it is not one of them.
+    """
+    value = options.get(name, default)
+    if not isinstance(value, str) or value not in known:
+        raise CheckpointError(f"{path}: {name} is {spell(value)}; {choices(spell(value), known)}")
+    return known[value]
+
+
+def spell(value: Any) -> str:
+    """Return a value of a file for a message: short, and of containers only the type.
+
+    >>> spell("gelu"), spell([1, 2])
+    ("'gelu'", 'a list')
+    """
+    return repr(value)[:50] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], what: str) -> None:
@@ -56,14 +92,16 @@ def join_qkv(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Return the tensors with q, k and v of each layer in one: three times (C, C) becomes (3 * C, C).
 
     Raises:
-        CheckpointError: the three are of different shapes.
+        CheckpointError: the three are of different shapes, or without any.
     """
     joined: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if ".self_attn.q_proj." in name:
             parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            if any(part.shape != tensor.shape for part in parts):
-                raise CheckpointError(f"{path}: {name} and those of k and v beside it are of different shapes")
+            if not tensor.dim() or any(part.shape != tensor.shape for part in parts):
+                raise CheckpointError(
+                    f"{path}: {name} and those of k and v beside it are single numbers or of different shapes"
+                )
             joined[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)
         elif ".self_attn.k_proj." not in name and ".self_attn.v_proj." not in name:
             joined[name] = tensor

@@ -21,7 +21,16 @@ from torch import Tensor
 
 from roberta.checkpoint import hf_tokenizer, pickles
 from roberta.checkpoint.folders import read_json, replacing, write_json, write_tensors
-from roberta.checkpoint.foreign import ForeignCheckpoint, check_names, is_plain, join_qkv, split_qkv
+from roberta.checkpoint.foreign import (
+    ForeignCheckpoint,
+    activation,
+    check_names,
+    is_plain,
+    join_qkv,
+    probability,
+    spell,
+    split_qkv,
+)
 from roberta.checkpoint.hf_heads import (
     BIAS,
     DECODER_BIAS,
@@ -138,7 +147,7 @@ def read(folder: Path) -> ForeignCheckpoint:
             f"{folder}: {_TOKEN_TYPES} is {tuple(token_types.shape)}; expected one row of hidden_size"
         )
     if token_types.any():  # its row is added to every token, as a position is
-        state["encoder.embed_positions.weight"] = positions + token_types
+        state["encoder.embed_positions.weight"] = positions.float() + token_types.float()
     return ForeignCheckpoint(config, heads, {name: tensor.float() for name, tensor in state.items()})
 
 
@@ -156,7 +165,7 @@ def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer, head: str | N
     head = _chosen(model, head)
     config = _config_json(model, head)
     tensors = _tensors(model, head)
-    with replacing(folder) as temporary:
+    with replacing(folder, CONFIG) as temporary:
         hf_tokenizer.write(temporary, tokenizer, max_tokens=model.config.max_positions)
         write_json(temporary / CONFIG, config)
         write_tensors(temporary / WEIGHTS, tensors)
@@ -166,23 +175,18 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
     """Return the encoder's config, with every option checked that bears on what the model computes."""
     if options.get("model_type") != MODEL_TYPE:
         given = options.get("model_type")
-        raise CheckpointError(f"{path}: model_type is {_spell(given)}; {choices(given, [MODEL_TYPE])}")
+        raise CheckpointError(f"{path}: model_type is {spell(given)}; {choices(given, [MODEL_TYPE])}")
     for name, (value, default, reason) in _FIXED.items():
         if options.get(name, default) != value:
             raise CheckpointError(
-                f"{path}: {name} is {_spell(options.get(name, default))}; allowed: {value}, as {reason}"
+                f"{path}: {name} is {spell(options.get(name, default))}; allowed: {value}, as {reason}"
             )
     sizes = {}
     for name, (ours, largest) in _SIZES.items():
         sizes[ours] = _size(options, name, largest, path)
     padding_idx = Dictionary.pad
     positions = _size(options, "max_position_embeddings", 2**20, path) - padding_idx - 1
-    hidden_act = options.get("hidden_act", "gelu")
-    if not isinstance(hidden_act, str) or hidden_act not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"{path}: hidden_act is {_spell(hidden_act)}; {choices(_spell(hidden_act), _ACTIVATIONS)}"
-        )
-    dropout, attention_dropout = (_probability(options, *item, path) for item in _PROBABILITIES.items())
+    dropout, attention_dropout = (probability(options, *item, path) for item in _PROBABILITIES.items())
     try:
         return RobertaConfig(
             **sizes,
@@ -190,7 +194,7 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
             max_positions=positions,
             dropout=dropout,
             attention_dropout=attention_dropout,
-            activation_fn=_ACTIVATIONS[hidden_act],
+            activation_fn=activation(options, "hidden_act", "gelu", _ACTIVATIONS, path),
         )
     except ConfigError as error:
         raise CheckpointError(f"{path}: its options contradict each other: {error}") from error
@@ -199,25 +203,14 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
 def _size(options: Mapping[str, Any], name: str, largest: int, path: Path) -> int:
     value = options.get(name)
     if type(value) is not int or not 1 <= value <= largest:
-        raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: 1 to {largest}")
+        raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: 1 to {largest}")
     return value
-
-
-def _probability(options: Mapping[str, Any], name: str, default: float, path: Path) -> float:
-    value = options.get(name, default)
-    if type(value) not in (int, float) or not 0 <= value < 1:
-        raise CheckpointError(f"{path}: {name} is {_spell(value)}; allowed: numbers from 0 to less than 1")
-    return float(value)
 
 
 def _head_dropout(options: Mapping[str, Any], config: RobertaConfig, path: Path) -> float:
     if options.get("classifier_dropout") is None:
         return config.dropout
-    return _probability(options, "classifier_dropout", 0.0, path)
-
-
-def _spell(value: Any) -> str:
-    return repr(value)[:50] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
+    return probability(options, "classifier_dropout", 0.0, path)
 
 
 def _load(folder: Path) -> dict[Any, Any]:

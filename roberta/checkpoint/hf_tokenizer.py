@@ -5,6 +5,7 @@
 
 Both are written. `tokenizer.json` carries the rule that the space before `<mask>` belongs to it, which transformers 5
 forgets without it. In a text transformers takes the names of special tokens for these tokens; here they are characters.
+Symbols added after `<mask>` are added tokens there too, and found in texts likewise.
 """
 
 import json
@@ -14,13 +15,19 @@ from typing import Any
 
 from roberta.bpe.gpt2 import ALPHABET, ENCODER_NAMES, GPT2BPE, MERGES_NAMES, write_text
 from roberta.checkpoint.folders import read_json
+from roberta.checkpoint.foreign import spell
 from roberta.data.dictionary import MASK, SPECIALS, Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, VocabError
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 MERGES, VOCAB = MERGES_NAMES[1], ENCODER_NAMES[1]
-FILES = (TOKENIZER, MERGES, VOCAB)
+FILES = (TOKENIZER, TOKENIZER_CONFIG, MERGES, VOCAB)
+
+# What must be so in tokenizer.json where it is said at all: texts are split and merged in one way here.
+_SPLITTING = {"add_prefix_space": False, "use_regex": True}
+_MERGING = {"dropout": 0, "ignore_merges": False, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
+_FINDING = {"single_word": False, "lstrip": False, "rstrip": False}
 
 _ROLES = {
     "bos_token": "<s>",
@@ -33,22 +40,28 @@ _ROLES = {
 
 
 def read(folder: Path) -> Tokenizer:
-    """Return the tokenizer of a folder, from vocab.json and merges.txt if there, otherwise from tokenizer.json.
+    """Return the tokenizer of a folder, from tokenizer.json if there, otherwise from vocab.json and merges.txt.
 
     A folder without any of them has RoBERTa's own, as that of a model saved alone.
 
     Raises:
-        VocabError: a file is damaged, or is not a byte-level BPE with the special tokens of RoBERTa.
+        VocabError: a file is damaged, is not a byte-level BPE with the special tokens of RoBERTa, or has a rule for
+            texts that is not followed here.
     """
     path = folder / TOKENIZER
-    if (folder / MERGES).is_file() or not path.is_file():
+    if (folder / TOKENIZER_CONFIG).is_file():
+        settings = _read_json(folder / TOKENIZER_CONFIG)
+        _check_rules(settings, {"add_prefix_space": False}, folder / TOKENIZER_CONFIG)
+    if not path.is_file():
         return Tokenizer.load(folder)
-    vocab, merges = _parts(path)
+    vocab, merges, symbols = _parts(path)
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
-        _write_parts(temporary, vocab, merges)
         try:
-            return Tokenizer.load(temporary)
+            _write_parts(temporary, vocab, merges)
+            return Tokenizer.load(temporary).with_symbols(symbols)
+        except UnicodeEncodeError as error:
+            raise VocabError(f"{path}: a token has half of a surrogate pair: {error}; restore the file") from error
         except VocabError as error:
             raise VocabError(f"{path}: {str(error).replace(str(temporary), str(folder))}") from error
 
@@ -61,8 +74,8 @@ def write(folder: Path, tokenizer: Tokenizer, *, max_tokens: int) -> None:
         StorageError: a file can't be written.
     """
     vocab, merges = _vocab(tokenizer), list(_gpt2(tokenizer).merges)
-    added = [_added(token) for token in (*SPECIALS, MASK)]
-    mask = added[-1]
+    mask = _added(MASK)
+    added = [*map(_added, SPECIALS), mask, *map(_added, tokenizer.added_symbols)]
     _write_parts(folder, vocab, merges)
     write_text(folder / TOKENIZER, json.dumps(_tokenizer_json(vocab, merges, added), ensure_ascii=False))
     settings = {
@@ -79,25 +92,47 @@ def write(folder: Path, tokenizer: Tokenizer, *, max_tokens: int) -> None:
     write_text(folder / SPECIAL_TOKENS, json.dumps({**_ROLES, "mask_token": mask}, indent=2) + "\n")
 
 
-def _parts(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the vocabulary and the merges of a tokenizer.json."""
-    try:
-        values = read_json(path)
-    except CheckpointError as error:
-        raise VocabError(str(error)) from error
+def _parts(path: Path) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the vocabulary up to `<mask>`, the merges and the symbols added after it, of a tokenizer.json."""
+    values = _read_json(path)
     model, splitter = values.get("model"), values.get("pre_tokenizer")
     if not isinstance(model, dict) or not isinstance(splitter, dict):
         raise VocabError(f"{path}: it has no model or no pre_tokenizer; restore the file")
     if model.get("type") != "BPE" or splitter.get("type") != "ByteLevel":
         raise VocabError(f"{path}: {model.get('type')} of {splitter.get('type')}; allowed: BPE of ByteLevel")
+    _check_rules(values, {"normalizer": None}, path)
+    _check_rules(splitter, _SPLITTING, path)
+    _check_rules(model, _MERGING, path)
     vocab, merges, added = model.get("vocab"), model.get("merges"), values.get("added_tokens", [])
     if not isinstance(vocab, dict) or not isinstance(merges, list) or not isinstance(added, list):
         raise VocabError(f"{path}: it has no vocab, merges or added_tokens; restore the file")
     try:
-        extra = {token["content"]: token["id"] for token in added}
-        return {**vocab, **extra}, [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+        vocab = vocab | {token["content"]: token["id"] for token in added}
+        new = {token["id"]: token for token in added if token["id"] > vocab.get(MASK, len(vocab))}
+        symbols = [new[number]["content"] for number in sorted(new)]
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     except (KeyError, TypeError) as error:
         raise VocabError(f"{path}: a merge or an added token is damaged: {error}; restore the file") from error
+    if sorted(new) != list(range(len(vocab) - len(symbols), len(vocab))):
+        raise VocabError(f"{path}: the ids of its {len(vocab)} tokens are not 0 to {len(vocab) - 1}; restore the file")
+    for token in new.values():
+        _check_rules(token, _FINDING, path)
+    return {token: number for token, number in vocab.items() if token not in symbols}, merges, symbols
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except CheckpointError as error:
+        raise VocabError(str(error)) from error
+
+
+def _check_rules(values: dict[str, Any], rules: dict[str, Any], path: Path) -> None:
+    for name, value in rules.items():
+        if values.get(name) not in (None, value):
+            raise VocabError(
+                f"{path}: {name} is {spell(values[name])}; allowed: {value!r}, as no other rule is followed here"
+            )
 
 
 def _write_parts(folder: Path, vocab: dict[str, Any], merges: list[str]) -> None:
@@ -134,14 +169,14 @@ def _vocab(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _added(token: str) -> dict[str, Any]:
-    """Return how a special token is found in a text; `<mask>` takes the space before it."""
+    """Return how a special token or an added symbol is found in a text; `<mask>` takes the space before it."""
     return {
         "content": token,
         "single_word": False,
         "lstrip": token == MASK,
         "rstrip": False,
         "normalized": False,
-        "special": True,
+        "special": token in (*SPECIALS, MASK),
     }
 
 

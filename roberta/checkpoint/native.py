@@ -68,12 +68,15 @@ def step_name(num_updates: int) -> str:
 
 def steps(run_dir: Path) -> list[Path]:
     """Return the checkpoint folders of a run, oldest first, whether or not they are intact."""
-    folders = [path for path in run_dir.glob(STEP_PREFIX + "*") if path.name[len(STEP_PREFIX) :].isdigit()]
+    found = run_dir.glob(STEP_PREFIX + "*")
+    folders = [path for path in found if path.name[len(STEP_PREFIX) :].isdecimal() and path.is_dir()]
     return sorted(folders, key=lambda path: int(path.name[len(STEP_PREFIX) :]))
 
 
-def newest(run_dir: Path) -> Path | None:
+def newest(run_dir: Path, *, check_content: bool = True) -> Path | None:
     """Return the newest intact checkpoint folder of a run, or None.
+
+    Without `check_content` the files are compared with the manifest by size alone.
 
     Raises:
         CheckpointError: there are checkpoints, but all of them are damaged.
@@ -81,7 +84,10 @@ def newest(run_dir: Path) -> Path | None:
     damage = []
     for folder in reversed(steps(run_dir)):
         try:
-            verify(folder)
+            if check_content:
+                verify(folder)
+            else:
+                _listed(folder)
         except CheckpointError as error:
             damage.append(str(error))
         else:
@@ -108,16 +114,23 @@ def save(
     training: TrainingState | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint folder, whole or not at all; an existing folder of that name is replaced.
+    """Write a checkpoint folder, whole or not at all; an intact or empty folder of that name is replaced.
 
     `weights` stand in for the model's own, where those are sharded over processes.
 
     Raises:
-        StorageError: the folder can't be written.
+        StorageError: the folder can't be written, or holds other things than a checkpoint.
     """
-    with replacing(folder) as temporary:
+    with replacing(folder, MANIFEST) as temporary:
         _write_files(temporary, model, tokenizer, training, weights or model.state_dict())
         _write_manifest(temporary)
+
+
+def forget_after(run_dir: Path, num_updates: int) -> None:
+    """Delete the checkpoint folders after an update, which a run that goes on from there found to be damaged."""
+    for folder in steps(run_dir):
+        if int(folder.name[len(STEP_PREFIX) :]) > num_updates:
+            shutil.rmtree(folder)
 
 
 def prune(run_dir: Path, keep: int) -> None:
@@ -161,7 +174,8 @@ def _read(folder: Path, *, training: bool) -> Checkpoint:
                 f"this package reads 'roberta' version {FORMAT_VERSION}"
             )
         model_config = _component(MODELS, config["model"], f"{folder}: model")
-        heads = {name: _component(HEADS, head, f"{folder}: head {name}") for name, head in config["heads"].items()}
+        described = _object(config["heads"], f"{folder}: heads")
+        heads = {name: _component(HEADS, head, f"{folder}: head {name}") for name, head in described.items()}
         model = assemble(model_config, heads, load_file(folder / MODEL), source=str(folder))
         tokenizer = Tokenizer.load(folder)
         state = None
@@ -202,8 +216,14 @@ def describe(registry: Any, config: Any) -> dict[str, Any]:
 
 
 def _component(registry: Any, values: Any, source: str) -> Any:
-    options = dict(values)
-    return from_json(registry.config_class(options.pop("type")), options, source=source)
+    options = dict(_object(values, source))
+    return from_json(registry.config_class(str(options.pop("type"))), options, source=source)
+
+
+def _object(values: Any, source: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected an object, found {type(values).__name__}")
+    return values
 
 
 def _write_files(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from roberta.errors import ConfigError, StorageError
 from roberta.layout import SequenceLayout
+from roberta.models.mode import evaluation_mode
 from roberta.models.roberta import RobertaModel
 
 INPUT = "tokens"
@@ -94,12 +95,8 @@ def export_onnx(model: RobertaModel, path: Path, head: str | None = None) -> Non
     size = sum(parameter.nbytes for parameter in model.parameters())
     if size > _MAX_BYTES:
         raise ConfigError(f"{size} bytes of parameters; an ONNX file holds {_MAX_BYTES}: export model.half() instead")
-    was_training = model.training
-    padded.eval()
-    try:
+    with evaluation_mode(padded):
         _write(padded, path)
-    finally:
-        model.train(was_training)
 
 
 def _write(padded: PaddedModel, path: Path) -> None:

@@ -37,14 +37,15 @@ class Tokenizer:
     """A BPE and the dictionary that numbers its symbols.
 
     Symbols after `<mask>` that are no BPE ids, as `with_symbols` adds them, are found in texts as they stand there,
-    the longest first.
+    the longest first; `added_symbols` holds them in the order of their ids.
     """
 
     def __init__(self, bpe: BPE, dictionary: Dictionary) -> None:
         self.bpe = bpe
         self.dictionary = dictionary
         self._token_of = list(map(dictionary.index, bpe.symbols))  # by BPE id
-        self._added = _pattern_of_added(dictionary, self._token_of)
+        self.added_symbols = _added_symbols(dictionary, self._token_of)
+        self._added = _pattern_of_added(self.added_symbols)
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Tokenizer":
@@ -230,10 +231,14 @@ def character_spans(text: str, byte_spans: Sequence[Span]) -> list[Span]:
     return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def _pattern_of_added(dictionary: Dictionary, tokens_of_bpe: Sequence[int]) -> re.Pattern[str] | None:
-    """Return what finds the symbols after `<mask>` that are neither BPE ids nor made-up words; None without any."""
-    tokens = set(range(dictionary.mask + 1, len(dictionary))).difference(tokens_of_bpe)
-    symbols = [symbol for symbol in map(dictionary.symbols.__getitem__, tokens) if not symbol.startswith(_MADE_UP)]
+def _added_symbols(dictionary: Dictionary, tokens_of_bpe: Sequence[int]) -> tuple[str, ...]:
+    """Return the symbols after `<mask>` that are neither BPE ids nor made-up words, by their ids."""
+    tokens = sorted(set(range(dictionary.mask + 1, len(dictionary))).difference(tokens_of_bpe))
+    return tuple(symbol for symbol in map(dictionary.symbols.__getitem__, tokens) if not symbol.startswith(_MADE_UP))
+
+
+def _pattern_of_added(symbols: Sequence[str]) -> re.Pattern[str] | None:
+    """Return what finds the symbols in a text, the longest first; None without any."""
     return re.compile(f"({'|'.join(map(re.escape, sorted(symbols, key=len, reverse=True)))})") if symbols else None
 
 

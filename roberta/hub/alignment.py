@@ -16,6 +16,7 @@ from torch import Tensor
 
 from roberta.data.tokenizer import Span, Tokenizer
 from roberta.errors import DataError
+from roberta.hub.border import as_word_list
 
 # Letters, digits and marks with single apostrophes between them; or what is neither those nor white space.
 _WORD = r"[\p{L}\p{M}\p{N}]+(?:['’][\p{L}\p{M}\p{N}]+)*+|[^\s\p{L}\p{M}\p{N}]+"
@@ -44,13 +45,11 @@ def encode_words(tokenizer: Tokenizer, words: Sequence[str]) -> EncodedWords:
     """Return the tokens of words, as `encode` gives them for the text that has a space between any two.
 
     Raises:
-        DataError: a word is empty or not a string.
+        DataError: not a list of strings, or a word is empty.
     """
-    if isinstance(words, str):
-        raise DataError("encode_words takes a list of words, not a string; split it, or use encode")
-    for position, word in enumerate(words):
-        if not isinstance(word, str) or not word:
-            raise DataError(f"word {position} is {word!r}; expected a string that is not empty")
+    words = as_word_list(words, "words")
+    if "" in words:
+        raise DataError(f"word {words.index('')} is ''; leave it out")
     text = " ".join(words)
     aligned = tokenizer.align(text)
     dictionary = tokenizer.dictionary
@@ -71,7 +70,8 @@ def find_words(sentences: Sequence[str], word_lists: Sequence[Iterable[object] |
     space, of a sentence or of all.
 
     Raises:
-        DataError: a word is empty, or not in the rest of its sentence, or there is not one list for each sentence.
+        DataError: words are a string, a word is empty or not in the rest of its sentence, or there is not one list for
+            each sentence.
     """
     if word_lists is None:
         word_lists = [None] * len(sentences)
@@ -81,6 +81,8 @@ def find_words(sentences: Sequence[str], word_lists: Sequence[Iterable[object] |
 
 
 def _find(sentence: str, words: Iterable[object] | None) -> list[Span]:
+    if isinstance(words, str):
+        raise DataError(f"the words of a sentence are {words!r:.60}; expected a list of them, not a string")
     spans = []
     end = 0
     for position, word in enumerate(sentence.split() if words is None else map(str, words)):

@@ -19,6 +19,7 @@ from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import DataError
 from roberta.layout import SequenceLayout
+from roberta.models.mode import evaluation_mode
 from roberta.models.roberta import RobertaConfig, RobertaModel
 
 BATCH_TOKENS = 4096  # of a forward pass: keeps two cores busy; a large GPU takes many times as much
@@ -83,14 +84,9 @@ def device_of(model: RobertaModel) -> torch.device:
 
 @contextmanager
 def inference(model: RobertaModel) -> Iterator[None]:
-    """Compute in evaluation mode and without gradients; the mode is restored."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
+    """Compute in evaluation mode and without gradients; the mode of each module is restored."""
+    with evaluation_mode(model), torch.no_grad():
+        yield
 
 
 def as_sequences(inputs: Any) -> tuple[list[tuple[str, ...]], bool]:
@@ -132,6 +128,21 @@ def as_texts(inputs: Any) -> tuple[list[str], bool]:
     return items, False
 
 
+def as_word_list(words: Any, what: str) -> list[str]:
+    """Return words as a list; `what` they are begins the message of an error.
+
+    Raises:
+        DataError: not an iterable of strings, or a single string, whose characters would be taken for the words.
+    """
+    if isinstance(words, str) or not isinstance(words, Iterable):
+        raise DataError(f"{what} are {words!r:.60}; expected a list of strings: put brackets around a single one")
+    items = list(words)
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            raise DataError(f"{what}: item {position} is {item!r:.60}; expected a string")
+    return items
+
+
 def padded(sequences: Sequence[Sequence[int]], pad: int) -> Tensor:
     """Return sequences of token ids as a right-padded (B, S) int64."""
     grid = torch.full((len(sequences), max(map(len, sequences), default=0)), pad)
@@ -166,9 +177,9 @@ def windows(tokens: Tensor, engine: Engine, *, max_tokens: int | None, stride: i
         DataError: not the tokens of one text, or `max_tokens` or `stride` is out of range.
     """
     dictionary, limit = engine.tokenizer.dictionary, engine.model.config.max_positions
-    ids = tokens.tolist() if tokens.dim() == 1 else []
+    ids = tokens.tolist() if isinstance(tokens, Tensor) and tokens.dim() == 1 else []
     if len(ids) < 2 or ids[0] != dictionary.bos or ids[-1] != dictionary.eos or dictionary.eos in ids[:-1]:
-        raise DataError("windows takes the 1-D tokens of one text, from <s> to </s>, as encode gives them")
+        raise DataError("windows takes the 1-D tensor of tokens of one text, from <s> to </s>, as encode gives them")
     room = (limit if max_tokens is None else max_tokens) - 2
     step = room if stride is None else stride
     if not 1 <= room <= limit - 2 or not 1 <= step <= room:
@@ -185,8 +196,10 @@ def decode(tokens: Tensor, engine: Engine) -> str | list[Any]:
     """Return the text of (S,) token ids, a list of texts if they hold several; a list of those for (B, S).
 
     Raises:
-        DataError: the tensor is neither 1-D nor 2-D, or holds ids outside the vocabulary.
+        DataError: not a tensor of one or two dimensions, or holds ids outside the vocabulary.
     """
+    if not isinstance(tokens, Tensor):
+        raise DataError(f"decode takes a tensor of token ids, not {type(tokens).__name__}; use torch.tensor(ids)")
     if tokens.dim() not in (1, 2) or tokens.is_floating_point():
         raise DataError(f"decode takes a 1-D or 2-D tensor of token ids, not {tokens.dtype} of {tokens.dim()}-D")
     check_ids(tokens, engine.model.config.vocab_size)

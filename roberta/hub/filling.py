@@ -16,7 +16,7 @@ import torch
 from roberta.data.dictionary import MASK
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, choices
-from roberta.hub.border import Engine
+from roberta.hub.border import Engine, as_word_list
 from roberta.hub.scoring import LM_HEAD, Query, log_probabilities, log_softmax
 
 Joint = Literal["independent", "left_to_right", "beam"]
@@ -119,12 +119,18 @@ def fill_single(engine: Engine, sentences: Sequence[str], *, topk: int) -> list[
     return [[(fill.sequence, fill.probability, fill.tokens[0]) for fill in best] for best in fills]
 
 
-def fill_candidates(engine: Engine, text: str, candidates: Sequence[str]) -> list[Fill]:
-    """Return the text with its one mask filled by each candidate, likeliest first.
+def fill_candidates(engine: Engine, sentences: Sequence[str], candidates: Sequence[str]) -> list[list[Fill]]:
+    """Return each text with its one mask filled by each candidate, likeliest first, in input order.
 
     Raises:
-        DataError: there is not exactly one mask, a candidate is empty, or a filled text is too long.
+        DataError: there is not exactly one mask, the candidates are no list, one is empty, or a filled text is too
+            long.
     """
+    words = as_word_list(candidates, "candidates")
+    return [_ranked(engine, sentence, words) for sentence in sentences]
+
+
+def _ranked(engine: Engine, text: str, candidates: list[str]) -> list[Fill]:
     tokenizer = engine.tokenizer
     masked = MaskedText.encode(tokenizer, text)
     if len(masked.masks) != 1:

@@ -23,7 +23,7 @@ from roberta.checkpoint import native, onnx_format
 from roberta.data.tokenizer import Span, Tokenizer
 from roberta.errors import DataError
 from roberta.hub import alignment, border, features, filling, predicting, scoring, vocabulary
-from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_texts
+from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_texts, as_word_list
 from roberta.hub.features import Pooling
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.roberta import RobertaModel
@@ -123,7 +123,7 @@ class RobertaHubInterface(nn.Module):
         of `.text`, the words with their spaces.
 
         Raises:
-            DataError: a word is empty or not a string.
+            DataError: not a list of strings, or a word is empty.
 
         >>> encoded = roberta.encode_words(["Hello", "don't"])
         >>> encoded.word_ids
@@ -166,7 +166,7 @@ class RobertaHubInterface(nn.Module):
         `<pad>` on either side vanishes; `<mask>` appears as it is. Any device.
 
         Raises:
-            DataError: the tensor is neither 1-D nor 2-D, or holds ids outside the vocabulary.
+            DataError: not a tensor of one or two dimensions, or holds ids outside the vocabulary.
 
         >>> roberta.decode(roberta.encode_batch(["Hello world!", ("Hello", "you")]))
         ['Hello world!', ['Hello', 'you']]
@@ -207,7 +207,7 @@ class RobertaHubInterface(nn.Module):
         between white space if not given. For a list of sentences: one such list for each. Features: (W, C).
 
         Raises:
-            DataError: a word is not in the sentence, or a sentence is longer than `max_tokens`.
+            DataError: words are a string, a word is not in the sentence, or a sentence is longer than `max_tokens`.
 
         >>> aligned = roberta.extract_features_aligned_to_words("He said “don’t”", ["He", "don’t"])
         >>> aligned.words, aligned.character_spans, aligned.features.shape
@@ -274,7 +274,7 @@ class RobertaHubInterface(nn.Module):
             ConfigError: the name can't name a head, or the config is not that of a head.
         """
         self.model.register_head(name, config)
-        self.model.train(self.training)
+        self.model.heads[name].train(self.training)
 
     @overload
     def predict(self, head: str, tokens: Tensor, return_logits: bool = False) -> Tensor: ...
@@ -312,7 +312,6 @@ class RobertaHubInterface(nn.Module):
         classify = partial(predicting.predict_texts, self._engine, head, truncate=truncate)
         return self._answer(as_sequences(tokens), classify)
 
-    @torch.inference_mode()
     def predict_batches(
         self, head: str, sequences: Sequence[Sequence[int]], *, max_tokens: int | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
@@ -320,7 +319,7 @@ class RobertaHubInterface(nn.Module):
 
         Sequences of like length go together, at most `max_tokens` tokens at once (but always one sequence),
         `batch_tokens` if not given; the longest come first. Every index appears in one batch. The rows of a head that
-        sees all tokens follow each other.
+        sees all tokens follow each other. Computed in evaluation mode and without gradients.
 
         Raises:
             ConfigError: the model has no such head.
@@ -348,7 +347,7 @@ class RobertaHubInterface(nn.Module):
 
         Raises:
             ConfigError: the model has no such head, or the head has no class "entailment".
-            DataError: labels are missing or not distinct, the template has no `{}`, or a text is too long.
+            DataError: labels are no list, missing or not distinct, the template has no `{}`, or a text is too long.
 
         >>> sorted(roberta.zero_shot("The match ended 3:2.", ["sport", "politics"]).probabilities)
         ['politics', 'sport']
@@ -392,23 +391,25 @@ class RobertaHubInterface(nn.Module):
         self.model.head_config(scoring.LM_HEAD)
         return self._answer(as_texts(masked_input), partial(filling.fill, self._engine, topk=topk, joint=joint))
 
-    def fill_candidates(self, masked_input: str, candidates: Sequence[str]) -> list[filling.Fill]:
+    def fill_candidates(self, masked_input: str | Sequence[str], candidates: Sequence[str]) -> list[Any]:
         """Return the one `<mask>` of a text filled by each of some words or phrases, likeliest first.
 
         A candidate of n tokens takes n masks, filled from left to right; its probability is the product of theirs.
         Each is normalised over the vocabulary: neither over the candidates nor for their length. A space before
-        `<mask>` goes to the candidate.
+        `<mask>` goes to the candidate. A list of texts gives a list of such lists.
 
         Raises:
             ConfigError: the model has no masked-LM head.
-            DataError: there is not exactly one `<mask>`, a candidate is empty, or a filled text is too long.
+            DataError: there is not exactly one `<mask>`, the candidates are no list, one is empty, or a filled text is
+                too long.
 
         >>> [len(fill.tokens) for fill in roberta.fill_candidates("I <mask> it.", ["like"])]
         [1]
         """
         self.model.head_config(scoring.LM_HEAD)
-        with border.inference(self.model):
-            return filling.fill_candidates(self._engine, masked_input, candidates)
+        return self._answer(
+            as_texts(masked_input), partial(filling.fill_candidates, self._engine, candidates=candidates)
+        )
 
     def score(
         self, texts: str | Sequence[str], *, within_word: bool = True
@@ -438,8 +439,7 @@ class RobertaHubInterface(nn.Module):
         Raises:
             VocabError: a symbol is there already, or can't stand in a dictionary. DataError: not a list.
         """
-        if isinstance(symbols, str):
-            raise DataError(f"add_tokens takes a list of symbols, not a string; write [{symbols!r}]")
+        symbols = as_word_list(symbols, "symbols")
         tokenizer = self.tokenizer.with_symbols(symbols)
         vocabulary.add_symbols(self.model, len(symbols))
         self.tokenizer = tokenizer
@@ -447,8 +447,10 @@ class RobertaHubInterface(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with all its heads, and its tokenizer, as a folder that `from_pretrained` opens.
 
+        A checkpoint of ours in a folder of that name is replaced; anything else there is not.
+
         Raises:
-            StorageError: the folder can't be written.
+            StorageError: the folder can't be written, or holds other things than a checkpoint.
         """
         native.save(Path(folder), self.model, self.tokenizer)
 

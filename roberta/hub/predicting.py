@@ -13,7 +13,7 @@ from torch import Tensor
 
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
-from roberta.hub.border import Engine, PackedGrid
+from roberta.hub.border import Engine, PackedGrid, as_word_list, inference
 from roberta.layout import SequenceLayout
 from roberta.models.heads import (
     ChoiceHeadConfig,
@@ -74,7 +74,9 @@ def batched_logits(engine: Engine, head: str, sequences: Sequence[Sequence[int]]
     """Yield (indices, logits (M, K)) of a head for many sequences of token ids, batch by batch."""
     config = engine.model.head_config(head)
     for indices, tokens, layout in engine.batches(sequences):
-        yield indices, engine.model(tokens, layout, head, select_rows(config, layout))
+        with inference(engine.model):  # not across the yield: what the caller does in between is in the model's mode
+            logits = engine.model(tokens, layout, head, select_rows(config, layout))
+        yield indices, logits
 
 
 def predict_texts(engine: Engine, head: str, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[Any]:
@@ -119,11 +121,13 @@ def zero_shot(
 
     Raises:
         ConfigError: the model has no such head, or the head has no class "entailment".
-        DataError: labels are missing or not distinct, the template has no place for them, or a text is too long.
+        DataError: labels are no list, missing or not distinct, the template has no place for them, or a text is too
+            long.
     """
     if ENTAILMENT not in getattr(engine.model.head_config(head), "labels", ()):
         raise ConfigError(f"head {head!r} has no class {ENTAILMENT!r}; zero-shot needs an NLI head with label names")
-    if isinstance(labels, str) or not labels or len(set(labels)) < len(labels):
+    labels = as_word_list(labels, "labels")
+    if not labels or len(set(labels)) < len(labels):
         raise DataError(f"labels are {labels!r:.60}; expected a list of at least one name, none of them twice")
     if "{}" not in template:
         raise DataError(f"template {template!r} has no {{}} for the label; for example: 'This example is {{}}.'")

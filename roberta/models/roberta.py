@@ -15,6 +15,16 @@ from roberta.layout import SequenceLayout
 from roberta.models.transformer import Activation, TransformerEncoder
 from roberta.registry import HEADS, MODELS
 
+# The largest of each size that is taken for meant: far beyond any model, and small enough to be reckoned with.
+LARGEST = {
+    "vocab_size": 2**26,
+    "max_positions": 2**20,
+    "encoder_layers": 1000,
+    "embed_dim": 2**16,
+    "ffn_embed_dim": 2**18,
+    "attention_heads": 2**12,
+}
+
 
 @dataclass(frozen=True)
 class RobertaConfig:
@@ -33,9 +43,9 @@ class RobertaConfig:
     activation_fn: Activation = option("gelu", help="activation of the feed-forward part; gelu is the exact form")
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "max_positions", "encoder_layers", "embed_dim", "ffn_embed_dim", "attention_heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, largest in LARGEST.items():
+            if not 1 <= getattr(self, name) <= largest:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1 and at most {largest}")
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")

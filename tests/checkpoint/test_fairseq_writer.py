@@ -1,6 +1,7 @@
 """Checkpoints in fairseq's form, written here: read back unchanged, and named as fairseq names them."""
 
 import argparse
+import logging
 
 import pytest
 import torch
@@ -107,3 +108,21 @@ def test_a_failing_write_is_a_storage_error_and_leaves_what_was_there(model, tmp
         fairseq_writer.write(tmp_path / "model", model, Tokenizer.load())
     assert (tmp_path / "model" / "model.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("label", ["<mask>", "madeupword0001", "x\ny", ""])
+def test_class_names_that_the_label_file_would_not_give_back_are_refused(label, model, tmp_path):
+    model = RobertaModel(model.config)
+    model.register_head("lm", MaskedLMHeadConfig())
+    model.register_head("new", ClassificationHeadConfig(num_classes=2, labels=("x", label)))
+    with pytest.raises(ConfigError, match="would not give them back"):
+        fairseq_writer.write(tmp_path / "model", model, Tokenizer.load())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_that_could_be_those_of_another_head_are_left_out_and_it_is_logged(model, tmp_path, caplog):
+    model.register_head("other", ClassificationHeadConfig(num_classes=3))
+    with caplog.at_level(logging.WARNING, logger="roberta"):
+        fairseq_writer.write(tmp_path / "model", model, Tokenizer.load())
+    assert "they are left out, as several heads have 3 classes" in caplog.text
+    assert not (tmp_path / "model" / "label").exists()

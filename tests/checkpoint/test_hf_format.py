@@ -289,6 +289,30 @@ def test_the_one_token_type_is_folded_into_the_positions(folder, model):
     assert torch.equal(positions, model.encoder.embed_positions.weight + row)
 
 
+def test_the_token_type_of_half_precision_is_added_in_fp32(folder):
+    row = torch.linspace(0.1, 0.2, 12).half()[None]
+
+    def change(tensors):
+        tensors.update({name: tensor.half() for name, tensor in tensors.items()})
+        tensors["roberta.embeddings.token_type_embeddings.weight"] = row
+
+    edit_tensors(folder, change)
+    stored = load_file(folder / "model.safetensors")["roberta.embeddings.position_embeddings.weight"]
+    positions = hf_format.read(folder).state_dict["encoder.embed_positions.weight"]
+    assert torch.equal(positions, stored.float() + row.float())
+    assert not torch.equal(positions, (stored + row).float())
+
+
+def test_projections_that_are_single_numbers_are_refused(folder):
+    def change(tensors):
+        for part in ("query", "key", "value"):
+            tensors[f"roberta.encoder.layer.0.attention.self.{part}.bias"] = torch.tensor(1.0)
+
+    edit_tensors(folder, change)
+    with pytest.raises(CheckpointError, match=r"q_proj\.bias and those of k and v beside it are single numbers"):
+        hf_format.read(folder)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -423,7 +447,13 @@ def test_made_up_words_and_the_mask_keep_their_ids(folder, tokenizer):
         (lambda values: values["model"].update(merges=[["h"], 3]), "a merge or an added token is damaged"),
         (lambda values: values["model"].update(merges=["h q x"]), "expected two tokens"),
         (lambda values: values["model"]["vocab"].pop("h"), "no id for 'h'|not 0 to"),
-        (lambda values: values["added_tokens"].append({"id": 265, "content": "new"}), "no merge makes 'new'"),
+        (lambda values: values["model"]["vocab"].update(new=265), "no merge makes 'new'"),
+        (
+            lambda values: values["added_tokens"].append({"id": 266, "content": "new"}),
+            "ids of its 266 tokens are not 0 to 265",
+        ),
+        (lambda values: values["added_tokens"].append({"id": "265", "content": "new"}), "an added token is damaged"),
+        (lambda values: values["model"]["vocab"].update({"\ud800": 265}), "half of a surrogate pair"),
     ],
 )
 def test_a_damaged_tokenizer_is_named(change, message, folder):
@@ -435,6 +465,38 @@ def test_a_damaged_tokenizer_is_named(change, message, folder):
     with pytest.raises(VocabError, match=message) as caught:
         hf_tokenizer.read(folder)
     assert str(folder / "tokenizer.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tokenizer.json", lambda values: values.update(normalizer={"type": "Lowercase"}), "normalizer is a dict"),
+        ("tokenizer.json", lambda values: values["pre_tokenizer"].update(add_prefix_space=True), "add_prefix_space"),
+        ("tokenizer.json", lambda values: values["pre_tokenizer"].update(use_regex=False), "use_regex is False"),
+        ("tokenizer.json", lambda values: values["model"].update(dropout=0.1), "dropout is 0.1"),
+        ("tokenizer.json", lambda values: values["model"].update(ignore_merges=True), "ignore_merges is True"),
+        (
+            "tokenizer.json",
+            lambda values: values["added_tokens"].append({"id": 265, "content": "new", "single_word": True}),
+            "single_word is True",
+        ),
+        ("tokenizer_config.json", lambda values: values.update(add_prefix_space=True), "add_prefix_space is True"),
+    ],
+)
+def test_a_rule_for_texts_that_is_not_followed_here_is_named(name, change, message, folder):
+    values = json.loads((folder / name).read_text(encoding="utf-8"))
+    change(values)
+    (folder / name).write_text(json.dumps(values))
+    with pytest.raises(VocabError, match=f"{re.escape(str(folder / name))}: {message}"):
+        hf_tokenizer.read(folder)
+
+
+def test_added_symbols_come_back(folder, tokenizer):
+    added = tokenizer.with_symbols(["COVID19x", "[NEW] one"])
+    hf_tokenizer.write(folder, added, max_tokens=30)
+    found = hf_tokenizer.read(folder)
+    assert found.added_symbols == ("COVID19x", "[NEW] one")
+    assert found.dictionary == added.dictionary
 
 
 def test_a_dictionary_without_some_tokens_can_not_be_written(model, tmp_path):
@@ -569,6 +631,19 @@ def test_the_mask_takes_the_space_before_it_in_transformers(their_tokenizer, tmp
     their_tokenizer.save_pretrained(tmp_path)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path)("My name is <mask>.").input_ids == expected
     assert their_tokenizer.model_max_length == 512
+
+
+def test_added_symbols_are_found_in_texts_by_transformers_too(tmp_path, transformers):
+    ours = Tokenizer.load().with_symbols(["COVID19x", "COVID19xy", "[NEW]"])
+    (tmp_path / "ours").mkdir()
+    hf_tokenizer.write(tmp_path / "ours", ours, max_tokens=512)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    text = "A COVID19x, aCOVID19xyb [NEW][NEW] end"
+    assert theirs(text).input_ids == ours.encode_sequence(text)
+    assert {50265, 50266, 50267} < set(theirs(text).input_ids)
+    assert theirs.decode([50265], skip_special_tokens=True) == "COVID19x"
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert hf_tokenizer.read(tmp_path / "theirs").dictionary == ours.dictionary
 
 
 def test_a_tokenizer_that_transformers_saved_is_read(their_tokenizer, tmp_path):

@@ -159,3 +159,64 @@ def test_a_folder_that_can_not_be_made_is_a_storage_error(tiny_model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="can't write checkpoint"):
         native.save(tmp_path / "file" / "step_0000001", tiny_model, Tokenizer.load())
+
+
+def test_a_folder_of_other_things_is_not_replaced(tiny_model, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(StorageError, match="other things than a checkpoint; they would be lost"):
+        native.save(tmp_path, tiny_model, Tokenizer.load())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_is_not_replaced_by_a_checkpoint(folder, tiny_model):
+    with pytest.raises(StorageError, match="other things than a checkpoint"):
+        native.save(folder.parent, tiny_model, Tokenizer.load())
+    native.verify(folder)
+
+
+def test_a_file_is_not_replaced_by_a_checkpoint(tiny_model, tmp_path):
+    (tmp_path / "model").write_text("years")
+    with pytest.raises(StorageError, match="is a file; it would be lost"):
+        native.save(tmp_path / "model", tiny_model, Tokenizer.load())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model", "years")]
+
+
+def test_an_empty_folder_and_the_target_of_a_link_are_replaced(tiny_model, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    for _ in range(2):
+        native.save(tmp_path / "link", tiny_model, Tokenizer.load())
+    native.verify(tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_the_newest_checkpoint_can_be_found_by_sizes_alone(folder):
+    flip(folder / "model.safetensors", -1)
+    assert native.newest(folder.parent, check_content=False) == folder
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
+        native.newest(folder.parent)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="the file is cut"):
+        native.newest(folder.parent, check_content=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": []}, "heads: expected an object, found list"),
+        ({"heads": {"lm": 5}}, "head lm: expected an object, found int"),
+        ({"model": 5}, "model: expected an object, found int"),
+        ({"model": {"type": []}}, r"unknown model '\[\]'"),
+        ({"model": {"type": "roberta", "vocab_size": 2**62}}, "vocab_size is 4611686018427387904"),
+        ({"model": {"type": "roberta", "max_positions": 2**64}}, "max_positions is 18446744073709551616"),
+        ({"model": {"type": "roberta", "encoder_layers": 10**9}}, "encoder_layers is 1000000000"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    (folder / native.MANIFEST).unlink()
+    native._write_manifest(folder)
+    with pytest.raises(CheckpointError, match=message):
+        native.load(folder)

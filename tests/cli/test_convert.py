@@ -1,6 +1,9 @@
 """roberta-convert: between all formats, and nothing left behind that computes something else."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,6 +113,35 @@ def test_a_target_with_another_tokenizer_is_removed(source, tmp_path, capsys, mo
     assert convert(source, tmp_path / "new", "--to", "fairseq") == 3
     assert "other tokens for the same text" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_is_removed_if_its_check_is_interrupted(source, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "largest_difference", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        conversion.convert(source, tmp_path / "new", to="native")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_symbols_that_were_added_go_along(source, tmp_path):
+    loaded = load(source)
+    tokenizer = loaded.tokenizer.with_symbols(["COVID19x"])
+    torch.manual_seed(0)
+    model = RobertaModel(replace(loaded.model.config, vocab_size=len(tokenizer.dictionary)))
+    model.register_head("lm", MaskedLMHeadConfig())
+    native.save(tmp_path / "source", model, tokenizer)
+    assert convert(tmp_path / "source", tmp_path / "hf", "--to", "hf") == 0
+    assert load(tmp_path / "hf").tokenizer.added_symbols == ("COVID19x",)
+
+
+def test_the_module_runs_as_a_command():
+    finished = subprocess.run(
+        [sys.executable, "-m", "roberta_cli.convert"], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 2
+    assert "required: source, target" in finished.stderr
 
 
 @pytest.mark.parametrize("change", [float("nan"), 0.5])

@@ -40,7 +40,9 @@ def test_spans_of_encoded_words_cut_the_text_into_its_tokens(roberta):
         assert "\ufffd" in token or encoded.text[start:end] == token
 
 
-@pytest.mark.parametrize(("words", "message"), [(["a", ""], "word 1 is ''"), ([3], "word 0 is 3"), ("a b", "list of")])
+@pytest.mark.parametrize(
+    ("words", "message"), [(["a", ""], "word 1 is ''"), ([3], "words: item 0 is 3"), ("a b", "list of")]
+)
 def test_words_that_are_none_are_refused(roberta, words, message):
     with pytest.raises(DataError, match=message):
         roberta.encode_words(words)
@@ -123,6 +125,11 @@ def test_tokens_of_a_library_stand_for_their_text(roberta):
 def test_words_that_do_not_stand_there_in_order_are_refused(roberta, words):
     with pytest.raises(DataError, match="word [01], .* is not in the rest of the sentence"):
         roberta.extract_features_aligned_to_words("a not b", words)
+
+
+def test_a_string_is_no_list_of_words(roberta):
+    with pytest.raises(DataError, match="words of a sentence are 'Hi'; expected a list"):
+        roberta.extract_features_aligned_to_words(["Hi you", "Yo you"], words=["Hi", "Yo"])
 
 
 def test_lists_of_words_must_match_the_sentences(roberta):

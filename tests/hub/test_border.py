@@ -99,6 +99,13 @@ def test_windows_that_make_no_sense_are_refused(roberta, tokens, options, messag
         roberta.windows(torch.tensor(tokens, dtype=torch.int64), **options)
 
 
+def test_ids_that_are_no_tensor_are_refused(roberta):
+    with pytest.raises(DataError, match="decode takes a tensor of token ids, not list"):
+        roberta.decode([0, 5, 2])
+    with pytest.raises(DataError, match="windows takes the 1-D tensor"):
+        roberta.windows([0, 5, 2])
+
+
 def test_decode_takes_pads_masks_pairs_and_batches(roberta):
     assert roberta.decode(torch.tensor([1, 1, 0, 31414, 2, 1])) == "Hello"
     assert roberta.decode(torch.tensor([0, 31414, 50264, 2])) == "Hello<mask>"

@@ -143,6 +143,13 @@ def test_candidates_of_one_piece_have_the_probabilities_of_fill_mask(roberta):
     assert compared
 
 
+def test_candidates_fill_each_text_of_a_list(roberta):
+    texts = ["I <mask> it.", "<mask> it is."]
+    assert roberta.fill_candidates(texts, ["like", "see"]) == [
+        roberta.fill_candidates(text, ["like", "see"]) for text in texts
+    ]
+
+
 def test_the_space_before_a_mask_goes_to_the_candidate_once(roberta):
     for candidate in ("France", " France"):
         (fill,) = roberta.fill_candidates("It is <mask>.", [candidate])
@@ -177,6 +184,9 @@ def test_what_can_not_be_filled_is_refused(roberta, text, options, error, messag
         ("none", ["a"], "no <mask>"),
         ("<mask>", ["a", " "], "candidate ' ' is empty"),
         ("<mask>", ["a " * 40], "the model takes at most 32"),
+        ("<mask>", "like", "candidates are 'like'; expected a list"),
+        ("<mask>", ["a", 2], "candidates: item 1 is 2"),
+        (["<mask>", 3], ["a"], "expected a text or a list of texts"),
     ],
 )
 def test_candidates_that_can_not_fill_are_refused(roberta, text, candidates, message):

@@ -116,6 +116,25 @@ def test_fill_mask_predicts_in_evaluation_mode_and_restores_the_mode(roberta):
     roberta.eval()
 
 
+def test_answers_leave_each_module_in_its_own_mode(roberta):
+    roberta.train()
+    roberta.model.encoder.eval()
+    modes = [module.training for module in roberta.modules()]
+    roberta.embed("x")
+    assert [module.training for module in roberta.modules()] == modes
+    roberta.eval()
+
+
+def test_batches_are_predicted_in_evaluation_mode_and_yielded_in_the_models_own(roberta):
+    sequences = [[0, 9, 2], [0, 9, 8, 2]]
+    expected = {tuple(indices): logits for indices, logits in roberta.predict_batches("mnli", sequences)}
+    roberta.train()
+    for indices, logits in roberta.predict_batches("mnli", sequences):
+        assert torch.equal(logits, expected[tuple(indices)])
+        assert all(module.training for module in roberta.modules())
+    roberta.eval()
+
+
 @pytest.mark.parametrize("text", ["no mask", "<mask> and <mask>"])
 def test_fill_mask_wants_exactly_one_mask(roberta, text):
     with pytest.raises(DataError, match="takes a text with one <mask>, not [02]"):

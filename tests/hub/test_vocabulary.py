@@ -82,7 +82,7 @@ def test_checkpoints_keep_new_symbols(grown, tmp_path):
         ([""], VocabError, "can't stand"),
         ([" x"], VocabError, "no space at either end"),
         (["a\nb"], VocabError, "printable"),
-        ("abc", DataError, "a list of symbols"),
+        ("abc", DataError, "symbols are 'abc'; expected a list"),
     ],
 )
 def test_symbols_that_can_not_be_added_leave_the_model_as_it_was(roberta, symbols, error, message):

@@ -39,6 +39,9 @@ def test_an_unknown_preset_is_refused_with_the_nearest_name():
         ({"dropout": 1.0}, r"lie in \[0, 1\)"),
         ({"encoder_layers": 0}, "at least 1"),
         ({"padding_idx": 50265}, "outside the vocabulary"),
+        ({"vocab_size": 2**62}, "at most 67108864"),
+        ({"max_positions": 2**64}, "at most 1048576"),
+        ({"encoder_layers": 10**9}, "at most 1000"),
     ],
 )
 def test_contradictory_shapes_are_refused(options, message):

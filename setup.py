@@ -33,10 +33,11 @@ setup(
         "tiktoken>=0.9",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-requests", "types-tqdm"],
+        "test": ["pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-requests", "types-tqdm", "tokenizers"],
         "hf": ["huggingface_hub"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "bpe": ["tokenizers"],
+        "zst": ["backports.zstd; python_version < '3.14'"],
         "peers": ["transformers>=5"],
     },
     entry_points={

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roberta import pretrained
 from roberta.checkpoint import native
-from roberta.data.batching import batches, order
+from roberta.data.batching import batches, order, updates
 from roberta.distributed import join_world, parallelise, sharded_like, synchronise_gradients, whole
 from roberta.errors import (
     CheckpointError,
@@ -110,7 +110,7 @@ class Trainer:
         with bar, JsonLog(config.save_dir / LOG) as log, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self.meter.data_wait():
-                    micro_batches = [self._batch(ids) if len(ids) else None for ids in sample_ids]
+                    micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
                 is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
                 bar.update()
                 if self._is_due(config.log_interval):
@@ -175,10 +175,10 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def _updates(self) -> Iterator[list[NDArray[np.int64]]]:
+    def _updates(self) -> Iterator[list[NDArray[np.int64] | None]]:
         """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs.
 
-        Every rank gets as many; where an epoch ends, some of them are empty.
+        Every rank gets as many; where an epoch ends, some of them are None.
         """
         position, config, world = self.position, self.config, self.world
         while not self._is_over():
@@ -186,11 +186,17 @@ class Trainer:
             sizes = self.train_samples.sizes[sample_ids]
             offsets = batches(sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
             last = len(offsets) - 1
-            while position.next_batch < last and not self._is_over():
-                start, end = position.next_batch, min(position.next_batch + config.update_freq * world.size, last)
-                position.next_batch = end
-                mine = [min(i + world.rank, end) for i in range(start, end, world.size)]
-                yield [sample_ids[offsets[i] : offsets[min(i + 1, end)]] for i in mine]
+            for mine in updates(
+                last,
+                world_size=world.size,
+                rank=world.rank,
+                update_freq=config.update_freq,
+                start=position.next_batch,
+            ):
+                position.next_batch = min(position.next_batch + config.update_freq * world.size, last)
+                yield [None if i is None else sample_ids[offsets[i] : offsets[i + 1]] for i in mine]
+                if self._is_over():
+                    break
             if position.next_batch >= last:
                 position.epoch, position.next_batch = position.epoch + 1, 0
 

@@ -11,11 +11,15 @@ from roberta_cli.entry import Parser, run
 
 DESCRIPTION = """\
 Binarise text for pretraining: one sentence or paragraph a line, an empty line between documents.
-Writes train.bin and train.idx (likewise valid, test), dict.txt and the BPE files; prints counts as one line of JSON."""
+Writes train.bin and train.idx (likewise valid, test), dict.txt and the BPE files; prints counts as one line of JSON.
+All cores encode; the files are the same for any number of them."""
 
 EXAMPLE = """\
   roberta-preprocess --trainpref wiki.txt books.txt.xz --validpref valid.txt --destdir data-bin
-  roberta-preprocess --trainpref corpus.txt --valid-fraction 0.01 --destdir data-bin"""
+  roberta-preprocess --trainpref corpus.txt --valid-fraction 0.01 --destdir data-bin
+  zcat part*.gz | roberta-preprocess --trainpref - --validpref valid.txt
+  roberta-preprocess --trainpref finnish/*.txt.zst --validpref valid.txt --shards --vocab finnish-vocabulary
+  roberta-preprocess --trainpref sample.txt --train-bpe 32000 --destdir finnish-vocabulary"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

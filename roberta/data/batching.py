@@ -1,7 +1,10 @@
 """The order of samples in an epoch, and which of them make a batch.
 
-Both depend on sizes and seeds alone: not on the data, the number of processes or the number of workers.
+Both depend on sizes and seeds alone: not on the data, the number of processes or the number of workers. Processes
+share the batches of an update, so a run that is resumed by more or fewer of them goes through the same samples.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +45,22 @@ def batches(
     if batch_size is not None:
         following = np.minimum(following, np.arange(len(sizes)) + batch_size)
     return chain(following)
+
+
+def updates(
+    num_batches: int, *, world_size: int = 1, rank: int = 0, update_freq: int = 1, start: int = 0
+) -> Iterator[list[int | None]]:
+    """Yield, for each update of an epoch from batch `start` on, the batches that `rank` computes, in order.
+
+    An update takes the next `update_freq * world_size` batches of the epoch; of these, rank r has those at positions
+    r, r + world_size and so on. All ranks get as many; where the last update has none left for a rank, it gets None.
+
+    >>> list(updates(5, world_size=2, rank=1, update_freq=2))
+    [[1, 3], [None]]
+    """
+    for first in range(start, num_batches, update_freq * world_size):
+        end = min(first + update_freq * world_size, num_batches)
+        yield [turn + rank if turn + rank < end else None for turn in range(first, end, world_size)]
 
 
 def first_beyond(sizes: NDArray[np.integer], limit: int) -> NDArray[np.int64]:

@@ -1,40 +1,57 @@
 """Text to binarised corpora: what roberta-preprocess does.
 
 A line becomes its tokens and an end-of-sentence token. An empty line becomes an end-of-sentence token alone, which is
-how a document ends. White space around a line is dropped, as fairseq does. Files are read once, in pieces.
+how a document ends. Files are read once, in pieces, and encoded on all cores; the files written are the same for any
+number of processes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
-
+from roberta.bpe.gpt2 import write_text
 from roberta.config import option
-from roberta.data.indexed import IndexedWriter
-from roberta.data.text import read_lines, text_size
+from roberta.data.dictionary import FILE_NAME
+from roberta.data.encoding import PieceEncoder, Workers
+from roberta.data.indexed import idx_path
+from roberta.data.splits import Counts, SplitWriter, share_out, write_all
+from roberta.data.stream import shard_name
+from roberta.data.text import PIECE_BYTES, STANDARD_INPUT, Piece, identity, read_pieces, text_size
 from roberta.data.tokenizer import Tokenizer
+from roberta.data.vocabulary import fingerprint, train_tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.progress import progress_bar
 
 Progress = Callable[[int], object]  # called with the bytes of text done since the last call
 
-_PIECE_CHARACTERS = 1 << 20
+LEDGER_NAME = "shards.json"
 
 
 @dataclass(frozen=True)
 class PreprocessConfig:
     """What to binarise, with which vocabulary, and where to."""
 
-    trainpref: tuple[Path, ...] | None = option(None, help="text files of the training split, plain, .gz or .xz")
+    trainpref: tuple[Path, ...] | None = option(
+        None, help="text files of the training split: plain, .gz, .xz or .zst; - is the standard input"
+    )
     validpref: tuple[Path, ...] | None = option(None, help="text files of the validation split")
     testpref: tuple[Path, ...] | None = option(None, help="text files of the test split")
     destdir: Path = option(Path("data-bin"), help="folder for the binarised splits, the dictionary and the BPE files")
     vocab: Path | None = option(None, help="folder of dict.txt, encoder.json and vocab.bpe; RoBERTa's own if not given")
+    train_bpe: int | None = option(
+        None, help="learn a BPE of this many symbols from the training text, and count a dictionary"
+    )
     valid_fraction: float = option(
         0.0, help="share of the training documents that become the validation split, evenly spread; 0 for none"
     )
+    shards: bool = option(
+        False, help="make each training file a shard (train, train1, ...); a run that was cut short goes on from there"
+    )
+    workers: int | None = option(None, help="processes that encode; one per core if not given")
 
     def __post_init__(self) -> None:
         if not (self.trainpref or self.validpref or self.testpref):
@@ -43,44 +60,61 @@ class PreprocessConfig:
             raise ConfigError(f"--valid-fraction {self.valid_fraction}; expected from 0 to below 1")
         if self.valid_fraction and (self.validpref or not self.trainpref):
             raise ConfigError("--valid-fraction splits the text of --trainpref; give it, and leave out --validpref")
+        if self.valid_fraction and self.shards:
+            raise ConfigError("--shards and --valid-fraction exclude each other; give the held-out text as --validpref")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"--workers {self.workers}; expected at least 1")
+        self._check_vocabulary()
+        self._check_standard_input()
 
+    def _check_vocabulary(self) -> None:
+        if self.train_bpe is None:
+            return
+        if self.vocab:
+            raise ConfigError("--train-bpe makes a vocabulary, --vocab names one; give one of them")
+        if not self.trainpref:
+            raise ConfigError("--train-bpe learns from the training text; give --trainpref")
+        if self.shards:
+            raise ConfigError("--train-bpe would learn anew for every run of --shards; learn once, then give --vocab")
 
-@dataclass(frozen=True)
-class Counts:
-    """How much a split holds."""
-
-    lines: int
-    documents: int
-    tokens: int
-    text_bytes: int
+    def _check_standard_input(self) -> None:
+        paths = [*(self.trainpref or ()), *(self.validpref or ()), *(self.testpref or ())]
+        if paths.count(STANDARD_INPUT) > 1:
+            raise ConfigError("- is given more than once; the standard input can be read once")
+        if STANDARD_INPUT in paths and (self.shards or self.train_bpe is not None):
+            raise ConfigError("--shards and --train-bpe read a file again; the standard input (-) can be read once")
 
 
 def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
     """Binarise every split into the folder, beside its vocabulary; all of them appear at the end, or none.
 
+    With `shards`, every shard appears when it is done.
+
     Raises:
+        ConfigError: the folder holds other splits, of another vocabulary, or shards that would be taken for new ones.
         DataError: an input is missing, empty or not UTF-8.
         VocabError: the vocabulary is damaged.
         StorageError: the folder can't be written.
     """
-    inputs = {"train": config.trainpref or (), "valid": config.validpref or (), "test": config.testpref or ()}
-    sizes = [text_size(path) for paths in inputs.values() for path in paths]
+    splits = _splits(config)
+    sizes = [text_size(path) for paths in splits.values() for path in paths]
     known = [size for size in sizes if size is not None]
     total = sum(known) if len(known) == len(sizes) else None
-    tokenizer = Tokenizer.load(config.vocab)
-    splits: dict[str, _Split] = {}
-    with progress_bar(desc="binarise", unit="B", total=total, scale=True) as bar, ExitStack() as stack:
-        for name in inputs:
-            if inputs[name] or (name == "valid" and config.valid_fraction):
-                writer = IndexedWriter(config.destdir / name, len(tokenizer.dictionary))
-                splits[name] = _Split(stack.enter_context(writer), tokenizer)
-        for name, paths in inputs.items():
-            if name == "train" and config.valid_fraction:
-                _fill_both(splits["train"], splits["valid"], paths, config.valid_fraction, bar.update)
-            elif paths:
-                _fill(splits[name], paths, bar.update)
-        tokenizer.save(config.destdir)
-    return {name: split.counts for name, split in splits.items()}
+    with ExitStack() as stack:
+        vocab = config.vocab
+        if config.train_bpe is None:
+            tokenizer = Tokenizer.load(vocab)
+            _check_destination(config, splits, tokenizer)
+        else:
+            _check_destination(config, splits, None)
+            tokenizer = train_tokenizer(splits["train"], config.train_bpe, config.workers)
+            vocab = Path(stack.enter_context(TemporaryDirectory()))
+            tokenizer.save(vocab)
+        workers = stack.enter_context(Workers(config.workers, tokenizer, vocab))
+        bar = stack.enter_context(progress_bar(desc="binarise", unit="B", total=total, scale=True))
+        if config.shards:
+            return _make_shards(splits, config.destdir, tokenizer, workers, bar.update)
+        return _make_splits(splits, config, tokenizer, workers, bar.update)
 
 
 def binarize(
@@ -94,94 +128,105 @@ def binarize(
     """
     for path in inputs:
         text_size(path)
-    with IndexedWriter(prefix, len(tokenizer.dictionary)) as writer:
-        split = _Split(writer, tokenizer)
-        _fill(split, inputs, progress)
+    with SplitWriter(prefix, len(tokenizer.dictionary)) as split:
+        write_all(split, map(PieceEncoder(tokenizer), _pieces(inputs)), inputs, progress)
     return split.counts
 
 
-class _Split:
-    """A split while it is written."""
-
-    def __init__(self, writer: IndexedWriter, tokenizer: Tokenizer) -> None:
-        self.writer = writer
-        self._tokenizer = tokenizer
-        self._lines = self._documents = self._text_bytes = 0
-        self._in_document = False
-
-    @property
-    def counts(self) -> Counts:
-        return Counts(self._lines, self._documents, self.writer.num_tokens, self._text_bytes)
-
-    def add(self, lines: Sequence[str]) -> int:
-        """Append lines and return their size in bytes."""
-        eos = self._tokenizer.dictionary.eos
-        tokens: list[int] = []
-        sizes = np.empty(len(lines), dtype=np.int64)
-        for i, sentence in enumerate(self._tokenizer.encode_batch(lines)):
-            tokens.extend(sentence)
-            tokens.append(eos)
-            sizes[i] = len(sentence) + 1
-        self.writer.add_many(np.array(tokens, dtype=np.int64), sizes)
-        for line in lines:
-            self._documents += line != "" and not self._in_document
-            self._in_document = line != ""
-        size = sum(len(line.encode()) + 1 for line in lines)
-        self._lines += len(lines)
-        self._text_bytes += size
-        return size
+def _splits(config: PreprocessConfig) -> dict[str, tuple[Path, ...]]:
+    """Return the text files of each split, or of each shard."""
+    given = {"train": config.trainpref, "valid": config.validpref, "test": config.testpref}
+    splits = {name: paths for name, paths in given.items() if paths}
+    if config.valid_fraction:
+        return {"train": splits.pop("train"), "valid": (), **splits}
+    if config.shards and config.trainpref:
+        shards = {shard_name("train", number): (path,) for number, path in enumerate(config.trainpref)}
+        return {**shards, **{name: paths for name, paths in splits.items() if name != "train"}}
+    return splits
 
 
-def _fill(split: _Split, inputs: Sequence[Path], progress: Progress) -> None:
-    for piece in _pieces(inputs):
-        progress(split.add([line for _, line in piece]))
-    if split.counts.documents == 0:
-        raise DataError(f"{', '.join(map(str, inputs))}: no text, only empty lines; expected lines of UTF-8 text")
+def _check_destination(config: PreprocessConfig, splits: Iterable[str], tokenizer: Tokenizer | None) -> None:
+    """Refuse a folder with splits that would no longer fit its vocabulary, or would count as shards of the new ones.
 
-
-def _fill_both(train: _Split, valid: _Split, inputs: Sequence[Path], valid_fraction: float, progress: Progress) -> None:
-    """Send every 1 / valid_fraction-th document to `valid`, the others to `train`."""
-    for piece in _pieces(inputs):
-        kept = [line for document, line in piece if not _is_held_out(document, valid_fraction)]
-        held_out = [line for document, line in piece if _is_held_out(document, valid_fraction)]
-        progress(train.add(kept) + valid.add(held_out))
-    if not (train.counts.documents and valid.counts.documents):
-        raise DataError(
-            f"{train.counts.documents + valid.counts.documents} documents can't give a validation split of "
-            f"--valid-fraction {valid_fraction}; part documents by empty lines, raise it, or give --validpref"
+    Without a tokenizer, one that is still to be made.
+    """
+    folder = config.destdir
+    found = {path.stem for path in folder.glob("*.idx")}
+    others = found.difference(splits)
+    for name in sorted(others):
+        if name.rstrip("0123456789") == "train" and "train" in splits:
+            raise ConfigError(
+                f"{folder}: {name}.idx would be taken for a shard of the new training split; remove its files, or "
+                "choose another --destdir"
+            )
+    kept = sorted(found if config.shards else others)
+    if kept and (folder / FILE_NAME).exists() and not _is_vocabulary_of(folder, tokenizer):
+        raise ConfigError(
+            f"{folder}: holds {', '.join(kept)} of another vocabulary; choose another --destdir, or give "
+            f"--vocab {folder} to keep that vocabulary"
         )
 
 
-def _is_held_out(document: int, fraction: float) -> bool:
-    return int((document + 1) * fraction) > int(document * fraction)
+def _is_vocabulary_of(folder: Path, tokenizer: Tokenizer | None) -> bool:
+    return tokenizer is not None and fingerprint(tokenizer) == fingerprint(Tokenizer.load(folder))
 
 
-def _pieces(inputs: Sequence[Path]) -> Iterator[list[tuple[int, str]]]:
-    """Yield the numbered lines in lists of about a million characters."""
-    piece: list[tuple[int, str]] = []
-    size = 0
-    for item in _numbered_lines(inputs):
-        piece.append(item)
-        size += len(item[1]) + 1
-        if size >= _PIECE_CHARACTERS:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+def _make_splits(
+    splits: dict[str, tuple[Path, ...]],
+    config: PreprocessConfig,
+    tokenizer: Tokenizer,
+    workers: Workers,
+    progress: Progress,
+) -> dict[str, Counts]:
+    made: dict[str, SplitWriter] = {}
+    with ExitStack() as stack:
+        for name in splits:
+            made[name] = stack.enter_context(SplitWriter(config.destdir / name, len(tokenizer.dictionary)))
+        for name, paths in splits.items():
+            encoded = workers.encode(_pieces(paths))
+            if name == "train" and config.valid_fraction:
+                share_out(made["train"], made["valid"], encoded, config.valid_fraction, progress)
+            elif paths:
+                write_all(made[name], encoded, paths, progress)
+        tokenizer.save(config.destdir)
+    return {name: split.counts for name, split in made.items()}
 
 
-def _numbered_lines(inputs: Sequence[Path]) -> Iterator[tuple[int, str]]:
-    """Yield (document, line): stripped lines with the index of their document. Empty lines belong to the one before.
+def _make_shards(
+    splits: dict[str, tuple[Path, ...]], folder: Path, tokenizer: Tokenizer, workers: Workers, progress: Progress
+) -> dict[str, Counts]:
+    """Write every split on its own, but for those that an earlier run made of the same files.
 
-    Where a file other than the last one ends without an empty line, one is put there.
+    A ledger in the folder says what each was made of; its entry is written last.
     """
-    document, in_document = -1, False
+    ledger = _read_ledger(folder)
+    vocabulary = fingerprint(tokenizer)
+    counts: dict[str, Counts] = {}
+    for name, paths in splits.items():
+        source = {"vocabulary": vocabulary, "files": [identity(path) for path in paths]}
+        entry = ledger.get(name)
+        if entry and entry["source"] == source and idx_path(folder / name).exists():
+            counts[name] = Counts(**entry["counts"])
+            progress(counts[name].text_bytes)
+            continue
+        with SplitWriter(folder / name, len(tokenizer.dictionary)) as split:
+            write_all(split, workers.encode(_pieces(paths)), paths, progress)
+            tokenizer.save(folder)
+        counts[name] = split.counts
+        ledger[name] = {"source": source, "counts": asdict(split.counts)}
+        write_text(folder / LEDGER_NAME, json.dumps(ledger, indent=1) + "\n")
+    return counts
+
+
+def _read_ledger(folder: Path) -> dict[str, Any]:
+    path = folder / LEDGER_NAME
+    try:
+        ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read: {error}; remove it to make all shards anew") from error
+    return ledger
+
+
+def _pieces(inputs: Sequence[Path]) -> Iterator[Piece]:
     for path in inputs:
-        if in_document:
-            yield document, ""
-            in_document = False
-        for raw in read_lines(path):
-            line = raw.strip()
-            document += line != "" and not in_document
-            in_document = line != ""
-            yield max(document, 0), line
+        yield from read_pieces(path, PIECE_BYTES)

@@ -4,6 +4,7 @@ A block is a half-open range [start, end) of the token stream, so a data set of 
 is copied. A document ends at an empty sentence: one that holds nothing but its end-of-sentence token.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from roberta.data.batching import chain, first_beyond
 BreakMode = Literal["none", "complete", "complete_doc", "eos"]
 
 _EMPTY_SENTENCE = 1  # tokens
+_CHUNK = 1 << 22  # sentences that are cut at once
 
 
 def blocks(sizes: NDArray[np.integer], mode: BreakMode, block_size: int) -> NDArray[np.int64]:
@@ -28,17 +30,31 @@ def blocks(sizes: NDArray[np.integer], mode: BreakMode, block_size: int) -> NDAr
     """
     if mode == "none":
         return _split(np.array([[0, sizes.sum(dtype=np.int64)]]), block_size)
-    offsets = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+    parts = [_split(ranges, block_size) for ranges in _sentence_ranges(sizes, mode, block_size)]
+    return np.concatenate([np.empty((0, 2), dtype=np.int64), *parts])
+
+
+def _sentence_ranges(sizes: NDArray[np.integer], mode: BreakMode, block_size: int) -> Iterator[NDArray[np.int64]]:
+    """Yield ranges of whole sentences, (n, 2) at a time; memory is bounded by a chunk of sentences."""
+    first, position = 0, 0  # the sentence where a group starts, and its first token
+    while first < len(sizes):
+        chunk = sizes[first : first + max(_CHUNK, 2 * block_size)]
+        groups = _groups(chunk, mode, block_size)
+        is_last = first + len(chunk) == len(sizes)
+        if not is_last and len(groups) > 2:
+            groups = groups[:-1]  # the last group may go on in the next chunk
+        bounds = position + np.concatenate(([0], np.cumsum(chunk, dtype=np.int64)))[groups]
+        ranges = np.stack((bounds[:-1], bounds[1:]), axis=1)  # (n, 2)
+        yield ranges[ranges[:, 1] - ranges[:, 0] > _EMPTY_SENTENCE] if mode == "complete_doc" else ranges
+        first, position = first + int(groups[-1]), int(bounds[-1])
+
+
+def _groups(sizes: NDArray[np.integer], mode: BreakMode, block_size: int) -> NDArray[np.int64]:
+    """Return the sentence where each group starts, then the number of sentences."""
     if mode == "eos":
-        bounds = offsets
-    elif mode == "complete":
-        bounds = offsets[chain(first_beyond(sizes, block_size))]
-    else:
-        bounds = offsets[chain(_within_documents(sizes, first_beyond(sizes, block_size)))]
-    ranges = np.stack((bounds[:-1], bounds[1:]), axis=1)  # (N, 2)
-    if mode == "complete_doc":
-        ranges = ranges[ranges[:, 1] - ranges[:, 0] > _EMPTY_SENTENCE]
-    return _split(ranges, block_size)
+        return np.arange(len(sizes) + 1)
+    following = first_beyond(sizes, block_size)
+    return chain(following if mode == "complete" else _within_documents(sizes, following))
 
 
 def _within_documents(sizes: NDArray[np.integer], following: NDArray[np.int64]) -> NDArray[np.int64]:

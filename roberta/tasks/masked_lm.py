@@ -3,6 +3,7 @@
 Shapes: T packed tokens, M masked positions.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from roberta.config import option
 from roberta.data.blocks import BreakMode, blocks
-from roberta.data.dictionary import SPECIALS, Dictionary
-from roberta.data.indexed import IndexedDataset
-from roberta.data.masking import MaskingConfig, mask
+from roberta.data.cache import binarized, is_raw_text
+from roberta.data.dictionary import FILE_NAME
+from roberta.data.masking import Masker, MaskingConfig
+from roberta.data.stream import ConcatStream, open_split
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.layout import Batch, SequenceLayout
@@ -28,7 +30,13 @@ from roberta.tasks.task import Samples, Task
 class MaskedLMTaskConfig(MaskingConfig):
     """Options of masked-LM pretraining; those of the masking are among them."""
 
-    data: Path = option(help="folder that roberta-preprocess made")
+    data: Path = option(
+        help=f"folder that roberta-preprocess made, or several with {os.pathsep} between them; "
+        "or raw text, a file or a folder of .txt files, which is binarised once into the cache"
+    )
+    vocab: Path | None = option(None, help="raw text: folder of dict.txt, encoder.json and vocab.bpe")
+    valid_data: Path | None = option(None, help="raw text: file or folder of the validation text")
+    valid_fraction: float = option(0.01, help="raw text without --valid-data: share of the documents held out")
     tokens_per_sample: int = option(512, help="tokens of a sample at most, <s> included")
     sample_break_mode: BreakMode = option("complete", help="how sentences fill samples; complete is FULL-SENTENCES")
 
@@ -41,29 +49,24 @@ class MaskedLMTaskConfig(MaskingConfig):
 class MaskedBlocks(Samples):
     """Blocks of a token stream, each after a `<s>`."""
 
-    def __init__(self, dataset: IndexedDataset, dictionary: Dictionary, config: MaskedLMTaskConfig) -> None:
-        self.dataset = dataset
-        self.dictionary = dictionary
-        self.config = config
-        self.blocks = blocks(dataset.sizes, config.sample_break_mode, config.tokens_per_sample - 1)  # (N, 2)
+    def __init__(self, stream: ConcatStream, tokenizer: Tokenizer, config: MaskedLMTaskConfig) -> None:
+        self.stream = stream
+        self.bos = [tokenizer.dictionary.bos]
+        self.mask = Masker.of(config, tokenizer)
+        block_size = config.tokens_per_sample - 1
+        parts = [
+            blocks(part.sizes, config.sample_break_mode, block_size) + offset  # no block holds tokens of two parts
+            for part, offset in zip(stream.parts, stream.offsets, strict=False)
+        ]
+        self.blocks = np.concatenate(parts)  # (N, 2)
         self.sizes = self.blocks[:, 1] - self.blocks[:, 0] + 1
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return these blocks, with the masks of this epoch."""
-        bos = [self.dictionary.bos]
-        pieces = [part for start, end in self.blocks[sample_ids] for part in (bos, self.dataset.tokens(start, end))]
+        ranges = self.blocks[sample_ids].tolist()
+        pieces = [part for start, end in ranges for part in (self.bos, self.stream.tokens(start, end))]
         lengths = self.sizes[sample_ids]
-        masked = mask(
-            np.concatenate(pieces),
-            lengths,
-            sample_ids,
-            self.config,
-            seed=seed,
-            epoch=epoch,
-            mask_id=self.dictionary.mask,
-            vocab_size=len(self.dictionary),
-            num_special=len(SPECIALS),
-        )
+        masked = self.mask(np.concatenate(pieces), lengths, sample_ids, seed=seed, epoch=epoch)
         return Batch(
             tokens=torch.from_numpy(masked.tokens),
             layout=SequenceLayout.from_lengths(lengths),
@@ -81,22 +84,39 @@ class MaskedLMTask(Task):
     head = "lm"
 
     def __init__(self, config: MaskedLMTaskConfig) -> None:
-        if not (config.data / "dict.txt").is_file():
-            raise DataError(f"{config.data}: no dict.txt there; make the folder with roberta-preprocess")
         self.config = config
-        self.tokenizer = Tokenizer.load(config.data)
+        self.folders = _folders(config)
+        self.tokenizer = Tokenizer.load(self.folders[0])
+        for folder in self.folders[1:]:
+            if Tokenizer.load(folder).dictionary != self.tokenizer.dictionary:
+                raise DataError(f"{folder}: its dictionary is not that of {self.folders[0]}; binarise both with one")
 
     def head_config(self, model: Any) -> MaskedLMHeadConfig:
         """Return the config of the masked-LM head, which has the activation of the model."""
         return MaskedLMHeadConfig(activation_fn=model.activation_fn)
 
     def samples(self, split: str) -> MaskedBlocks:
-        """Return the blocks of `<data>/<split>.bin`.
+        """Return the blocks of a split of all folders; of `train`, those of all shards.
 
         Raises:
+            ConfigError: the masking needs counts that the dictionary has not.
             DataError: the split is missing, damaged or empty.
         """
-        samples = MaskedBlocks(IndexedDataset(self.config.data / split), self.tokenizer.dictionary, self.config)
+        samples = MaskedBlocks(open_split(self.folders, split), self.tokenizer, self.config)
         if not len(samples):
-            raise DataError(f"{self.config.data / split}: no samples in this split")
+            raise DataError(f"{self.config.data}: no samples in the split {split}")
         return samples
+
+
+def _folders(config: MaskedLMTaskConfig) -> list[Path]:
+    """Return the binarised folders of the data; raw text is binarised first."""
+    if is_raw_text(config.data):
+        fraction = config.valid_fraction
+        return [binarized(config.data, vocab=config.vocab, valid_data=config.valid_data, valid_fraction=fraction)]
+    if config.vocab or config.valid_data:
+        raise ConfigError(f"--vocab and --valid-data are for raw text, and {config.data} is not; leave them out")
+    folders = [config.data] if config.data.exists() else [Path(name) for name in str(config.data).split(os.pathsep)]
+    for folder in folders:
+        if not (folder / FILE_NAME).is_file():
+            raise DataError(f"{folder}: no {FILE_NAME} there; make the folder with roberta-preprocess")
+    return folders

@@ -82,3 +82,32 @@ def test_help_has_an_example_and_needs_no_torch():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "roberta-preprocess --trainpref" in result.stdout
     assert "--valid-fraction" in result.stdout
+    assert "--train-bpe" in result.stdout
+
+
+def run_command(*arguments: str, text: bytes = b"") -> dict:
+    command = [sys.executable, "-m", "roberta_cli.preprocess", *arguments]
+    return json.loads(subprocess.run(command, input=text, capture_output=True, check=True).stdout)
+
+
+def test_text_can_come_through_a_pipe(tmp_path):
+    result = run_command("--trainpref", "-", "--destdir", str(tmp_path), text=b"Hello world!\n\nHello\n")
+    assert (result["lines"], result["tokens"], result["text_bytes"]) == (3, 7, 20)
+    assert IndexedDataset(tmp_path / "train")[0].tolist() == [31414, 232, 328, 2]
+
+
+def test_processes_work_when_the_command_is_run_as_a_user_does(tmp_path):
+    text = b"".join(b"%d is the number of this line, and nothing else.\n" % i for i in range(200_000))
+    for workers in ("1", "2"):
+        result = run_command("--trainpref", "-", "--destdir", str(tmp_path / workers), "--workers", workers, text=text)
+        assert result["lines"] == 200_000
+    for name in ("train.bin", "train.idx"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+def test_shards_are_counted_one_by_one(tmp_path, capsys):
+    paths = [written(tmp_path / f"{name}.txt", f"{name}\n") for name in ("one", "two")]
+    assert main(["--trainpref", *paths, "--shards", "--destdir", str(tmp_path / "out")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["splits"]) == ["train", "train1"]
+    assert result["lines"] == 2

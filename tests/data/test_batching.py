@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roberta.data.batching import batches, order
+from roberta.data.batching import batches, order, updates
 from roberta.errors import ConfigError, DataError
 
 SIZES = st.lists(st.integers(0, 20), max_size=50)
@@ -62,3 +62,47 @@ def test_a_sample_larger_than_max_tokens_is_refused():
 def test_missing_or_impossible_limits_are_refused(limits):
     with pytest.raises(ConfigError, match=r"--batch-size|--max-tokens"):
         batches(np.array([3]), **limits)
+
+
+@given(
+    num_batches=st.integers(0, 60),
+    world_size=st.integers(1, 7),
+    update_freq=st.integers(1, 4),
+    start=st.integers(0, 60),
+)
+def test_ranks_share_every_batch_of_an_update_and_none_twice(num_batches, world_size, update_freq, start):
+    ranks = [
+        list(updates(num_batches, world_size=world_size, rank=rank, update_freq=update_freq, start=start))
+        for rank in range(world_size)
+    ]
+    assert all(len({len(share) for share in update}) == 1 for update in zip(*ranks, strict=True))
+    updates_ = zip(*ranks, strict=True)
+    seen = [sorted(number for share in update for number in share if number is not None) for update in updates_]
+    assert [number for update in seen for number in update] == list(range(start, num_batches))
+    assert all(len(update) == update_freq * world_size for update in seen[:-1])
+
+
+def test_ranks_take_turns_within_an_update():
+    shares = [list(updates(10, world_size=3, rank=rank, update_freq=2)) for rank in range(3)]
+    assert shares == [[[0, 3], [6, 9]], [[1, 4], [7, None]], [[2, 5], [8, None]]]
+
+
+def test_one_process_takes_every_batch():
+    assert list(updates(5, update_freq=2, start=2)) == [[2, 3], [4]]
+
+
+def test_an_epoch_resumed_by_half_the_ranks_goes_through_the_same_batches():
+    def sequence(world_size: int, update_freq: int, start: int, end: int) -> list[int]:
+        ranks = [
+            list(updates(end, world_size=world_size, rank=rank, update_freq=update_freq, start=start))
+            for rank in range(world_size)
+        ]
+        return [
+            number
+            for update in zip(*ranks, strict=True)
+            for k in range(update_freq)
+            for number in (share[k] for share in update if k < len(share))
+            if number is not None
+        ]
+
+    assert sequence(8, 1, 0, 40) + sequence(4, 2, 40, 90) == sequence(8, 1, 0, 90) == list(range(90))

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from roberta.data import binarize as module
-from roberta.data.binarize import Counts, PreprocessConfig, binarize, preprocess
+from roberta.data.binarize import PreprocessConfig, binarize, preprocess
 from roberta.data.indexed import IndexedDataset
+from roberta.data.splits import Counts
+from roberta.data.stream import open_split
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 
@@ -61,14 +63,14 @@ def test_a_document_does_not_run_from_one_file_into_the_next(tmp_path, tokenizer
 def test_the_size_of_the_pieces_changes_nothing(tmp_path, tokenizer, monkeypatch, characters):
     path = written(tmp_path / "a.txt", documents(9))
     expected = binarize([path], tmp_path / "whole", tokenizer)
-    monkeypatch.setattr(module, "_PIECE_CHARACTERS", characters)
+    monkeypatch.setattr(module, "PIECE_BYTES", characters)
     assert binarize([path], tmp_path / "pieces", tokenizer) == expected
     for suffix in (".bin", ".idx"):
         assert (tmp_path / f"pieces{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
 def test_progress_adds_up_to_the_bytes_of_text(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "_PIECE_CHARACTERS", 20)
+    monkeypatch.setattr(module, "PIECE_BYTES", 20)
     done: list[int] = []
     path = written(tmp_path / "a.txt", documents(9) + "é\n")
     counts = binarize([path], tmp_path / "train", tokenizer, progress=done.append)
@@ -119,7 +121,7 @@ def test_the_folder_holds_the_splits_and_a_tokenizer_that_loads(tmp_path, tokeni
 
 @pytest.mark.parametrize(("fraction", "expected"), [(0.25, [3, 7, 11]), (0.1, [9]), (0.5, [1, 3, 5, 7, 9, 11])])
 def test_a_fraction_of_the_documents_is_held_out_whole(tmp_path, tokenizer, monkeypatch, fraction, expected):
-    monkeypatch.setattr(module, "_PIECE_CHARACTERS", 30)
+    monkeypatch.setattr(module, "PIECE_BYTES", 30)
     path = written(tmp_path / "a.txt", documents(12))
     counts = preprocess(PreprocessConfig(trainpref=(path,), valid_fraction=fraction, destdir=tmp_path / "out"))
     assert counts["valid"].documents == len(expected)
@@ -172,3 +174,120 @@ def test_text_of_many_scripts_is_decoded_to_itself(tmp_path, tokenizer):
     lines = ["".join(map(chr, row)).strip() for row in points]
     binarize([written(tmp_path / "a.txt", "\n".join(lines))], tmp_path / "train", tokenizer)
     assert lines_of(tmp_path / "train", tokenizer) == lines
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("options", [{}, {"valid_fraction": 0.25}])
+def test_the_number_of_processes_changes_no_byte(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(module, "PIECE_BYTES", 100)
+    paths = (written(tmp_path / "a.txt", documents(40)), written(tmp_path / "b.txt", "é\u2028\n" + documents(9)))
+    for workers in (1, 2):
+        preprocess(PreprocessConfig(trainpref=paths, destdir=tmp_path / str(workers), workers=workers, **options))
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+
+
+def sharded(tmp_path: Path, *texts: str, **options: Path) -> dict[str, Counts]:
+    paths = [tmp_path / f"{number}.txt" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+    return preprocess(PreprocessConfig(trainpref=tuple(paths), destdir=tmp_path / "out", shards=True, **options))
+
+
+def test_every_training_file_can_be_a_shard_of_its_own(tmp_path, tokenizer):
+    valid = written(tmp_path / "valid.txt", "held out\n")
+    counts = sharded(tmp_path, "one\n", "two\n\nthree\n", "four\n", validpref=(valid,))
+    assert list(counts) == ["train", "train1", "train2", "valid"]
+    assert [count.documents for count in counts.values()] == [1, 2, 1, 1]
+    assert lines_of(tmp_path / "out" / "train1", tokenizer) == ["two", "", "three"]
+    assert open_split([tmp_path / "out"], "train").num_tokens == sum(counts[name].tokens for name in list(counts)[:3])
+
+
+def test_shards_that_are_made_already_are_kept(tmp_path):
+    counts = sharded(tmp_path, "one\n", "two\n")
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in ("train.bin", "train1.bin")}
+    assert sharded(tmp_path, "one\n", "two changed\n") != counts
+    assert (tmp_path / "out" / "train.bin").stat().st_mtime_ns == before["train.bin"]
+    assert (tmp_path / "out" / "train1.bin").stat().st_mtime_ns != before["train1.bin"]
+
+
+def test_shards_go_on_where_a_run_was_stopped(tmp_path):
+    with pytest.raises(DataError, match=r"1\.txt: no text"):
+        sharded(tmp_path, "one\n", "\n", "three\n")
+    assert {path.name for path in (tmp_path / "out").glob("train*")} == {"train.bin", "train.idx"}
+    before = (tmp_path / "out" / "train.bin").stat().st_mtime_ns
+    counts = sharded(tmp_path, "one\n", "two\n", "three\n")
+    assert (tmp_path / "out" / "train.bin").stat().st_mtime_ns == before
+    for name in counts:
+        alone = binarize([tmp_path / f"{name.removeprefix('train') or 0}.txt"], tmp_path / name, Tokenizer.load())
+        assert counts[name] == alone
+        assert (tmp_path / "out" / f"{name}.bin").read_bytes() == (tmp_path / f"{name}.bin").read_bytes()
+
+
+def test_a_damaged_ledger_is_refused(tmp_path):
+    sharded(tmp_path, "one\n")
+    (tmp_path / "out" / "shards.json").write_text("{")
+    with pytest.raises(DataError, match=r"shards\.json: .*remove it to make all shards anew"):
+        sharded(tmp_path, "one\n")
+
+
+def test_splits_of_another_vocabulary_are_not_left_behind(tmp_path):
+    path, out = written(tmp_path / "a.txt", "text\n"), tmp_path / "out"
+    preprocess(PreprocessConfig(trainpref=(path,), validpref=(path,), destdir=out))
+    other = tmp_path / "other"
+    preprocess(PreprocessConfig(trainpref=(path,), destdir=other))
+    lines = (other / "dict.txt").read_text().splitlines(keepends=True)
+    (other / "dict.txt").write_text("".join(reversed(lines)))
+    before = files_of(out)
+    with pytest.raises(ConfigError, match=f"out: holds valid of another vocabulary; .* --vocab {out}"):
+        preprocess(PreprocessConfig(trainpref=(path,), destdir=out, vocab=other))
+    with pytest.raises(ConfigError, match="holds train, valid of another vocabulary"):
+        preprocess(PreprocessConfig(trainpref=(path,), validpref=(path,), destdir=out, vocab=other, shards=True))
+    with pytest.raises(ConfigError, match="holds valid of another vocabulary"):
+        preprocess(PreprocessConfig(trainpref=(path,), destdir=out, train_bpe=300))
+    assert files_of(out) == before
+    preprocess(PreprocessConfig(trainpref=(path,), validpref=(path,), destdir=out, vocab=other))
+    preprocess(PreprocessConfig(testpref=(path,), destdir=out, vocab=out))
+    assert (out / "dict.txt").read_bytes() == (other / "dict.txt").read_bytes()
+
+
+def test_shards_of_an_earlier_run_are_not_mixed_with_a_new_split(tmp_path):
+    sharded(tmp_path, "one\n", "two\n")
+    config = PreprocessConfig(trainpref=(tmp_path / "0.txt",), destdir=tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"train1\.idx would be taken for a shard of the new training split"):
+        preprocess(config)
+
+
+def test_a_vocabulary_is_learned_from_the_training_text(tmp_path):
+    pytest.importorskip("tokenizers")
+    train, valid = written(tmp_path / "a.txt", documents(30)), written(tmp_path / "b.txt", "a document, its é\n")
+    out = tmp_path / "out"
+    preprocess(PreprocessConfig(trainpref=(train,), validpref=(valid,), destdir=out, train_bpe=270))
+    tokenizer = Tokenizer.load(out)
+    assert len(tokenizer.bpe.symbols) == 270
+    assert {"dict.txt", "vocab.bpe", "encoder.json"} <= {path.name for path in out.iterdir()}
+    assert lines_of(out / "train", tokenizer) == documents(30).removesuffix("\n").split("\n")
+    assert lines_of(out / "valid", tokenizer) == ["a document, its é"]
+    counts = np.bincount(IndexedDataset(out / "train").tokens(0, 10**6), minlength=len(tokenizer.dictionary))
+    assert counts[4:-1].tolist() == tokenizer.dictionary.counts[4:-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trainpref": (Path("a"),), "shards": True, "valid_fraction": 0.1}, "--shards and --valid-fraction exclude"),
+        ({"trainpref": (Path("a"),), "workers": 0}, "--workers 0; expected at least 1"),
+        ({"trainpref": (Path("a"),), "train_bpe": 300, "vocab": Path("v")}, "give one of them"),
+        ({"validpref": (Path("a"),), "train_bpe": 300}, "give --trainpref"),
+        ({"trainpref": (Path("a"),), "train_bpe": 300, "shards": True}, "learn once, then give --vocab"),
+        ({"trainpref": (Path("-"),), "validpref": (Path("-"),)}, "- is given more than once"),
+        ({"trainpref": (Path("-"),), "shards": True}, r"the standard input \(-\) can be read once"),
+        ({"trainpref": (Path("-"),), "train_bpe": 300}, r"the standard input \(-\) can be read once"),
+    ],
+)
+def test_contradictory_ways_of_working_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        PreprocessConfig(**options)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roberta.data import blocks as module
 from roberta.data.blocks import blocks
 from tests.reference.blocks import slow_blocks
 
@@ -21,6 +22,14 @@ def made(sizes: list[int], mode: str, block_size: int) -> list[tuple[int, int]]:
 @given(sizes=st.lists(st.integers(0, 12), max_size=40), block_size=st.integers(1, 15))
 def test_blocks_equal_those_of_the_slow_loop(mode, sizes, block_size):
     assert made(sizes, mode, block_size) == slow_blocks(sizes, mode, block_size)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@given(sizes=st.lists(st.integers(1, 12), max_size=60), block_size=st.integers(1, 4), chunk=st.integers(1, 20))
+def test_blocks_do_not_depend_on_how_many_sentences_are_cut_at_once(mode, sizes, block_size, chunk):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK", chunk)
+        assert made(sizes, mode, block_size) == slow_blocks(sizes, mode, block_size)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roberta.data.indexed import IndexedDataset, IndexedWriter
+from roberta.data import indexed as module
+from roberta.data.indexed import IndexedDataset, IndexedWriter, token_type
 from roberta.errors import DataError, StorageError
 
 SENTENCES = [[5, 6, 2], [2], [7, 2]]
@@ -90,12 +91,21 @@ def index(version: int = 1, code: int = 8, sizes: tuple[int, ...] = (3, 1), star
     return header + struct.pack(f"<{len(sizes)}i{len(starts)}q", *sizes, *starts)
 
 
+def legacy_index(code: int = 4, sizes: tuple[int, ...] = (3, 1), starts: tuple[int, ...] = (0, 3, 4)) -> bytes:
+    header = b"TNTIDX\0\0" + struct.pack("<5Q", 1, code, 4, len(sizes), len(sizes))
+    return header + struct.pack(f"<{2 * len(starts) + len(sizes)}q", *range(len(starts)), *starts, *sizes)
+
+
 @pytest.mark.parametrize(
     ("idx", "message"),
     [
         (b"", "begins with b''; expected"),
         (b"something else entirely, long enough", "begins with b'something'; expected"),
-        (b"TNTIDX\0\0" + bytes(40), r"older format \(TNTIDX\)"),
+        (b"TNTIDX\0\0" + bytes(20), "28 bytes; expected 48 for the header alone"),
+        (b"TNTIDX\0\0" + bytes(40), "format version 0; expected 1"),
+        (legacy_index()[:-8], "104 bytes; expected 112 for 2 sentences"),
+        (legacy_index(code=7), "token type 7; expected an integer type"),
+        (legacy_index(starts=(0, 2, 4)), "sentences don't start where the sizes say"),
         (index(version=2), "format version 2; expected 1"),
         (index(code=7), "token type 7; expected an integer type"),
         (index()[:-1], "49 bytes; expected 50 for 2 sentences"),
@@ -111,6 +121,42 @@ def test_a_wrong_file_is_named_with_what_was_found_and_expected(tmp_path, idx, m
     (tmp_path / "train.idx").write_bytes(idx)
     with pytest.raises(DataError, match=rf"{message}.*roberta-preprocess"):
         IndexedDataset(tmp_path / "train")
+
+
+def test_the_older_format_is_read_with_its_shift_undone(tmp_path):
+    (tmp_path / "train.idx").write_bytes(legacy_index())
+    (tmp_path / "train.bin").write_bytes(struct.pack("<4i", 6, 7, 3, 3))
+    dataset = IndexedDataset(tmp_path / "train")
+    assert contents(dataset) == [[5, 6, 2], [2]]
+    assert (dataset.num_tokens, dataset.sizes.tolist()) == (4, [3, 1])
+    assert dataset.tokens(1, 4).tolist() == [6, 2, 2]
+
+
+def test_images_and_the_like_of_the_older_format_are_refused(tmp_path):
+    header = b"TNTIDX\0\0" + struct.pack("<5Q", 1, 4, 4, 2, 4)
+    (tmp_path / "train.idx").write_bytes(header)
+    with pytest.raises(DataError, match="2 items of 4 dimensions in all; expected sentences"):
+        IndexedDataset(tmp_path / "train")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+def test_the_size_of_the_chunks_changes_nothing(tmp_path, monkeypatch, chunk):
+    sentences = [[i] * (i % 4) for i in range(7)]
+    write(tmp_path / "whole", sentences)
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    assert contents(write(tmp_path / "chunks", sentences)) == sentences
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"chunks{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    raw = bytearray((tmp_path / "chunks.idx").read_bytes())
+    raw[-8] ^= 2
+    (tmp_path / "chunks.idx").write_bytes(raw)
+    with pytest.raises(DataError, match="don't start where"):
+        IndexedDataset(tmp_path / "chunks")
+
+
+@pytest.mark.parametrize(("vocab_size", "name"), [(65499, "uint16"), (65500, "uint32")])
+def test_the_type_of_tokens_depends_on_the_vocabulary(vocab_size, name):
+    assert token_type(vocab_size) == np.dtype(name)
 
 
 @pytest.mark.parametrize("missing", ["train.bin", "train.idx"])
@@ -161,3 +207,9 @@ def test_golden_corpora_are_read_and_written_byte_for_byte(shared: Path, tmp_pat
             writer.add(dataset[i])
     for suffix in (".bin", ".idx"):
         assert (tmp_path / (split + suffix)).read_bytes() == (folder / "data-bin" / (split + suffix)).read_bytes()
+
+
+def test_a_golden_corpus_of_the_older_format_has_the_golden_sentences(shared: Path):
+    folder = shared / "golden/mlm"
+    expected = json.loads((folder / "data-bin_contents.json").read_text())["valid"]
+    assert contents(IndexedDataset(folder / "data-bin-legacy-lazy" / "valid")) == expected

@@ -277,5 +277,7 @@ def test_a_saved_model_opens_with_all_its_heads_and_the_same_answers(roberta, tm
     for verify in (True, False):
         again = from_pretrained(tmp_path / "model", verify=verify)
         assert list(again.model.heads) == list(roberta.model.heads)
-        tokens = roberta.encode("Hello world!")
-        assert torch.equal(again.predict("mnli", tokens), roberta.predict("mnli", tokens))
+        for name, tensor in roberta.model.state_dict().items():
+            assert torch.equal(again.model.state_dict()[name], tensor), name
+        tokens = roberta.encode("Hello world!")  # mapped weights lie otherwise in memory, and kernels differ by that
+        torch.testing.assert_close(again.predict("mnli", tokens), roberta.predict("mnli", tokens), atol=1e-6, rtol=0)

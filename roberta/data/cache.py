@@ -1,0 +1,77 @@
+"""Raw text binarised once: the folder that a text file or a folder of text files stands for.
+
+It is kept in the cache under a name that depends on the files (path, size, time of change), the vocabulary and the
+validation split. Several processes that need it at once may each make it; all end with a whole one, without a lock.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from roberta.data.binarize import PreprocessConfig, preprocess
+from roberta.data.dictionary import FILE_NAME
+from roberta.data.text import COMPRESSED, identity
+from roberta.data.tokenizer import Tokenizer
+from roberta.data.vocabulary import fingerprint
+from roberta.download import cache_dir
+from roberta.errors import StorageError
+
+TEXT_SUFFIX = ".txt"
+
+logger = logging.getLogger(__name__)
+
+
+def text_files(path: Path) -> tuple[Path, ...]:
+    """Return a file as it is, of a folder its text files (.txt, .txt.gz and the like) in the order of their names."""
+    if not path.is_dir():
+        return (path,)
+    names = (TEXT_SUFFIX, *(TEXT_SUFFIX + suffix for suffix in COMPRESSED))
+    return tuple(sorted(file for file in path.iterdir() if file.name.endswith(names) and file.is_file()))
+
+
+def is_raw_text(path: Path) -> bool:
+    """Return whether a path is a file, or a folder of text files that is not binarised."""
+    return path.is_file() or (path.is_dir() and not (path / FILE_NAME).exists() and bool(text_files(path)))
+
+
+def binarized(
+    data: Path, *, vocab: Path | None, valid_data: Path | None, valid_fraction: float, folder: Path | None = None
+) -> Path:
+    """Return the binarised form of raw text, made at the first call, below `folder` or `$ROBERTA_CACHE/data-bin`.
+
+    The validation split is `valid_data`, or else `valid_fraction` of the documents.
+
+    Raises:
+        ConfigError, DataError, StorageError, VocabError: as `preprocess`.
+    """
+    train = text_files(data)
+    valid = text_files(valid_data) if valid_data else None
+    fraction = 0.0 if valid else valid_fraction
+    sources = [identity(path) for path in train], [identity(path) for path in valid or ()]
+    key = json.dumps([*sources, fraction, fingerprint(Tokenizer.load(vocab))])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    target = (folder or cache_dir() / "data-bin") / f"{data.absolute().stem}-{digest}"
+    if not target.is_dir():
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+        logger.info("binarising %s into %s", data, target)
+        try:
+            preprocess(
+                PreprocessConfig(trainpref=train, validpref=valid, valid_fraction=fraction, vocab=vocab, destdir=part)
+            )
+            _publish(part, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Rename a folder, unless another process was faster."""
+    try:
+        os.rename(part, target)
+    except OSError as error:
+        if not target.is_dir():
+            raise StorageError(f"{target}: can't be written: {error}; ROBERTA_CACHE moves the cache") from error

@@ -1,0 +1,92 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from roberta.data.cache import binarized, is_raw_text, text_files
+from roberta.data.indexed import IndexedDataset
+from roberta.errors import DataError
+
+DOCUMENTS = "\n".join(f"document {i}\n" for i in range(20))
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text(DOCUMENTS, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ROBERTA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def made(text: Path, *, fraction: float = 0.1, valid: Path | None = None) -> Path:
+    return binarized(text, vocab=None, valid_data=valid, valid_fraction=fraction)
+
+
+def test_raw_text_is_binarised_with_a_share_held_out(text, cache):
+    folder = made(text)
+    assert folder.is_relative_to(cache)
+    assert folder.name.startswith("corpus-")
+    assert len(IndexedDataset(folder / "valid")) == 3
+    assert len(IndexedDataset(folder / "train")) == 36
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_the_second_call_finds_what_the_first_made(text):
+    folder = made(text)
+    before = (folder / "train.bin").stat().st_mtime_ns
+    assert made(text) == folder
+    assert (folder / "train.bin").stat().st_mtime_ns == before
+
+
+def test_another_text_or_share_is_made_anew(text):
+    folders = [made(text), made(text, fraction=0.2)]
+    text.write_text(DOCUMENTS + "\nmore\n", encoding="utf-8")
+    folders.append(made(text))
+    assert len(set(folders)) == 3
+
+
+def test_a_folder_stands_for_its_text_files_in_order(tmp_path, text):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("b.txt", "a.txt.gz", "notes.md", "c.txt"):
+        (folder / name).write_text("text\n", encoding="utf-8")
+    (folder / "d.txt").mkdir()
+    assert [path.name for path in text_files(folder)] == ["a.txt.gz", "b.txt", "c.txt"]
+    assert text_files(text) == (text,)
+    assert is_raw_text(folder)
+    (folder / "dict.txt").write_text("a 1\n", encoding="utf-8")
+    assert not is_raw_text(folder)
+    assert not is_raw_text(tmp_path / "none")
+
+
+def test_validation_text_of_its_own_leaves_the_training_text_whole(tmp_path, text):
+    valid = tmp_path / "valid.txt"
+    valid.write_text("held out\n", encoding="utf-8")
+    folder = made(text, valid=valid)
+    assert len(IndexedDataset(folder / "train")) == 39
+    assert len(IndexedDataset(folder / "valid")) == 1
+
+
+def test_bad_text_leaves_nothing_in_the_cache(tmp_path, text, cache):
+    text.write_bytes(b"text\n\xff\n")
+    with pytest.raises(DataError, match=r"corpus\.txt:2"):
+        made(text)
+    assert not list((cache / "data-bin").iterdir())
+
+
+def test_a_process_that_is_too_late_takes_what_is_there(text, monkeypatch):
+    rename = os.rename
+    raced = []
+
+    def lose(source: Path, target: Path) -> None:
+        raced.append(target)
+        rename(source, target)
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(os, "rename", lose)
+    assert [made(text)] == raced

@@ -33,12 +33,20 @@ setup(
         "tiktoken>=0.9",
     ],
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "ruff", "mypy", "types-requests", "types-tqdm", "tokenizers"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "ruff",
+            "mypy",
+            "types-requests",
+            "types-tqdm",
+            "tokenizers",
+            "transformers>=5",
+        ],
         "hf": ["huggingface_hub"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "bpe": ["tokenizers"],
         "zst": ["backports.zstd; python_version < '3.14'"],
-        "peers": ["transformers>=5"],
     },
     entry_points={
         "console_scripts": [

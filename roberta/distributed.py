@@ -47,6 +47,18 @@ class World:
         self._together(lambda: dist.all_reduce(tensor))
         return list(tensor.tolist())
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in their order; they are pickled on the way between our own processes.
+
+        Raises:
+            TrainingError: a rank was lost, or did not answer within the time-out.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        self._together(lambda: dist.all_gather_object(values, value))
+        return values
+
     def wait(self) -> None:
         """Return when all ranks have come here.
 
@@ -121,25 +133,45 @@ def _store(rank: int, size: int, timeout: timedelta) -> dist.Store:
     return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def parallelise(model: nn.Module, layers: nn.ModuleList, world: World, parallelism: Parallelism) -> nn.Module:
+def parallelise(
+    model: nn.Module,
+    encoder: Any,
+    world: World,
+    parallelism: Parallelism,
+    *,
+    checkpoint_activations: bool = False,
+    compiled: bool = False,
+) -> nn.Module:
     """Return what to call in the place of a finished model on its device, so that gradients are means over ranks.
 
     With `ddp` every rank holds the model; with `fsdp` parameters, gradients and optimizer state are sharded, layer by
-    layer. A world of one needs neither.
+    layer. A world of one needs neither. `encoder` is the part of the model whose `layers` are checkpointed (computed
+    twice to save memory) and `compiled`.
+
+    Raises:
+        ConfigError: layers are to be sharded and dropped.
     """
+    encoder.checkpoint_activations = checkpoint_activations
+    if compiled:
+        for layer in encoder.layers:
+            layer.combine = torch.compile(layer.combine, dynamic=True)  # attention stays outside: its shapes vary
     if world.size == 1:
         return model
+    if parallelism == "fsdp" and encoder.layerdrop:
+        raise ConfigError("--encoder-layerdrop and --parallelism fsdp exclude each other: all ranks gather each layer")
     if parallelism == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(world.device.type, (world.size,))
-        for layer in layers:
+        for layer in encoder.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
     devices = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, device_ids=devices, gradient_as_bucket_view=True, find_unused_parameters=encoder.layerdrop > 0.0
+    )
 
 
 def synchronise_gradients(model: nn.Module, *, enabled: bool) -> None:

@@ -1,19 +1,43 @@
-"""Evaluation of a pretrained model on labelled data, through the hub interface."""
+"""Evaluation of a pretrained model on labelled data, through the hub interface.
 
+Shapes: N examples, K outputs of a head.
+"""
+
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
-from roberta.data.readers.glue import ClassificationExample
-from roberta.errors import ConfigError, DataError, VocabError
+from roberta.data.examples import TextExample
+from roberta.errors import ConfigError, DataError, VocabError, choices
 from roberta.hub import RobertaHubInterface
-from roberta.models.heads import ClassificationHeadConfig
+from roberta.metrics import METRICS, confusion_matrix, wilson_interval
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.progress import progress_bar
 from roberta.registry import HEADS
 from roberta.tasks.masked_lm import MaskedLMTask
 from roberta.tasks.task import Samples
 from roberta.validation import check_lengths, evaluate
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A head of a model, and how its outputs are to be judged."""
+
+    roberta: RobertaHubInterface
+    head: str
+    metrics: tuple[str, ...]  # keys of roberta.metrics.METRICS
+    labels: tuple[str, ...] = ()  # names of the head's outputs, in order, in place of its own
+    labels_of_set: tuple[str, ...] = ()  # the same for a head that has no names of its own
+    max_tokens: int = 4096  # of a forward pass
+    tokens_per_sample: int | None = None  # longer ones are cut; as many as the model takes if None
 
 
 def evaluate_masked_lm(
@@ -36,56 +60,162 @@ def evaluate_masked_lm(
     )
 
 
-def evaluate_classification(
-    roberta: RobertaHubInterface,
-    head: str,
-    examples: Sequence[ClassificationExample],
-    *,
-    labels: Sequence[str],
-    max_tokens: int,
-) -> dict[str, Any]:
-    """Return the accuracy of a head on labelled texts, the number of examples, and the throughput.
-
-    labels: names of the head's outputs, in order; the names that the head itself knows go before them.
+def only_head(roberta: RobertaHubInterface) -> str:
+    """Return the name of the model's head that judges texts, which is the one beside its masked-LM head.
 
     Raises:
-        ConfigError: the model has no such head, or the labels do not fit it.
-        DataError: an example is longer than the model takes.
+        ConfigError: it has none or several.
     """
-    config = roberta.model.head_config(head)
+    heads = [name for name in roberta.model.heads if not _is_masked_lm(roberta, name)]
+    if len(heads) != 1:
+        found = f"{len(heads)} heads that judge texts: {', '.join(heads)}" if heads else "no head that judges texts"
+        raise ConfigError(f"the model has {found}; " + ("name one with --head" if heads else "fine-tune it first"))
+    return heads[0]
+
+
+def evaluate_texts(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+    """Return the metrics of a head on labelled texts, what they rest on, and the throughput.
+
+    For classes: accuracy with its 95 % interval, accuracy by the examples' `group`, and the confusion matrix with the
+    right classes as its rows. Too long texts are cut, and counted in `num_truncated`.
+
+    Raises:
+        ConfigError: the model has no such head, or the head does not fit the labels.
+        DataError: an example has no label, or one that the head does not know; the message names its line.
+    """
+    for example in examples:
+        if example.label is None:
+            raise DataError(f"{example.source}: no label; give a split that has labels")
+    result = _EVALUATIONS[type(examples[0].label)](judgement, examples)
+    return {"head": judgement.head, **result}
+
+
+def _evaluate_classes(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+    names = _class_names(judgement)
+    targets = np.array([_class_of(example.label, names, judgement, example.source) for example in examples])
+    outputs, cost = _outputs(judgement, examples)
+    predictions = outputs.argmax(axis=1)
+    correct = int((predictions == targets).sum())
+    return {
+        "accuracy": correct / len(targets),
+        "accuracy_95": wilson_interval(correct, len(targets)),
+        **_figures(judgement.metrics, predictions, targets),
+        "correct": correct,
+        **_by_group("accuracy", predictions, targets, examples),
+        "labels": names,
+        "confusion": confusion_matrix(predictions, targets, len(names)).tolist(),
+        **cost,
+    }
+
+
+def _evaluate_numbers(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+    config = judgement.roberta.model.head_config(judgement.head)
+    if getattr(config, "num_outputs", None) != 1 or config.rows != "first":
+        raise ConfigError(f"head {judgement.head!r} gives no single number; the data has numbers for labels")
+    outputs, cost = _outputs(judgement, examples)
+    predictions, targets = outputs[:, 0], np.array([example.label for example in examples], dtype=np.float64)
+    if isinstance(config, RegressionHeadConfig):
+        predictions = config.minimum + (config.maximum - config.minimum) * predictions
+    return {
+        **_figures(judgement.metrics, predictions, targets),
+        "mean_squared_error": float(np.mean((predictions - targets) ** 2)),
+        **_by_group(judgement.metrics[0], predictions, targets, examples),
+        **cost,
+    }
+
+
+def _evaluate_several_classes(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+    """Judge each class alone: it is predicted where its output is positive, that is where it is likelier than not."""
+    names = _class_names(judgement)
+    targets = np.zeros((len(examples), len(names)), dtype=np.bool_)
+    for row, example in enumerate(examples):
+        assert isinstance(example.label, tuple), f"{example.source}: labels of different kinds"
+        for label in example.label:
+            targets[row, _class_of(label, names, judgement, example.source)] = True
+    outputs, cost = _outputs(judgement, examples)
+    return {**_figures(judgement.metrics, outputs > 0, targets), "labels": names, **cost}
+
+
+_EVALUATIONS: dict[type, Callable[[Judgement, Sequence[TextExample]], dict[str, Any]]] = {
+    str: _evaluate_classes,
+    float: _evaluate_numbers,
+    tuple: _evaluate_several_classes,
+}
+
+
+def _is_masked_lm(roberta: RobertaHubInterface, head: str) -> bool:
+    return isinstance(roberta.model.head_config(head), MaskedLMHeadConfig)
+
+
+def _class_names(judgement: Judgement) -> tuple[str, ...]:
+    """Return the names of the classes in the order of the outputs."""
+    config = judgement.roberta.model.head_config(judgement.head)
     if not isinstance(config, ClassificationHeadConfig):
         raise ConfigError(
-            f"head {head!r} is of kind {HEADS.name_of(type(config))}; accuracy needs a classification head"
+            f"head {judgement.head!r} is of kind {HEADS.name_of(type(config))}; "
+            "the data has classes for labels, and needs a classification head"
         )
-    names = config.labels or tuple(labels)
+    names = judgement.labels or config.labels or judgement.labels_of_set
     if len(names) != config.num_classes:
         raise ConfigError(
-            f"head {head!r} has {config.num_classes} outputs, but there are labels for {len(names)}: {names}"
+            f"head {judgement.head!r} has {config.num_classes} outputs, but the labels are {len(names)}: "
+            f"{', '.join(names) or 'none'}; name the outputs in their order with --labels"
         )
-    unknown = sorted({example.label for example in examples}.difference(names))
-    if unknown:
-        raise ConfigError(
-            f"head {head!r} knows the labels {', '.join(names)}, but the data has {', '.join(unknown)} too"
-        )
+    return names
+
+
+def _class_of(label: object, names: Sequence[str], judgement: Judgement, source: str) -> int:
+    if label not in names:
+        raise DataError(f"{source}: label {label!r} is unknown to head {judgement.head!r}; {choices(label, names)}")
+    return names.index(str(label))
+
+
+def _outputs(judgement: Judgement, examples: Sequence[TextExample]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Return the outputs of the head for all examples (N, K), and what they took."""
+    roberta = judgement.roberta
+    limit = min(roberta.max_tokens, judgement.tokens_per_sample or roberta.max_tokens)
     started = time.perf_counter()
     sequences = [roberta.tokenizer.encode_sequence(*example.texts) for example in examples]
-    for example, sequence in zip(examples, sequences, strict=True):
-        if len(sequence) > roberta.max_tokens:
-            raise DataError(
-                f"{example.source}: {len(sequence)} tokens; the model takes at most {roberta.max_tokens}: "
-                "shorten the texts"
-            )
-    correct = 0
+    too_long = [index for index, sequence in enumerate(sequences) if len(sequence) > limit]
+    for index in too_long:
+        sequences[index] = roberta.tokenizer.encode_sequence(*examples[index].texts, max_tokens=limit)
+    if too_long:
+        _LOGGER.warning(
+            "%d of %d examples are longer than %d tokens, and are cut; the first one is %s",
+            len(too_long),
+            len(examples),
+            limit,
+            examples[too_long[0]].source,
+        )
+    rows: list[Any] = [None] * len(examples)
     with progress_bar(desc="evaluate", unit="example", total=len(examples)) as bar:
-        for indices, logits in roberta.predict_batches(head, sequences, max_tokens=max_tokens):
-            predictions = logits.argmax(dim=-1).tolist()
-            correct += sum(names[best] == examples[i].label for i, best in zip(indices, predictions, strict=True))
+        for indices, logits in roberta.predict_batches(judgement.head, sequences, max_tokens=judgement.max_tokens):
+            for index, row in zip(indices, logits.float().cpu().numpy(), strict=True):
+                rows[index] = row
             bar.update(len(indices))
     seconds = time.perf_counter() - started
-    return {
-        "accuracy": correct / len(examples),
-        "correct": correct,
+    return np.stack(rows), {
         "num_examples": len(examples),
+        "num_truncated": len(too_long),
+        "examples_per_s": len(examples) / seconds,
         "tokens_per_s": sum(map(len, sequences)) / seconds,
         "seconds": seconds,
     }
+
+
+def _figures(names: Sequence[str], predictions: NDArray, targets: NDArray) -> dict[str, float]:
+    return {name: METRICS[name](predictions, targets) for name in names}
+
+
+def _by_group(
+    metric: str, predictions: NDArray, targets: NDArray, examples: Sequence[TextExample]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return a metric and the number of examples for each group; nothing where the examples have no groups."""
+    groups = np.array([example.group for example in examples])
+    if not any(groups):
+        return {}
+    table = {}
+    for group in sorted(set(groups.tolist())):
+        rows = groups == group
+        table[group] = {**_figures((metric,), predictions[rows], targets[rows]), "num_examples": int(rows.sum())}
+    return {"groups": table}

@@ -9,6 +9,7 @@ Shapes: B sequences, T packed tokens, S padded length.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -104,18 +105,30 @@ class Batch:
 
     tokens: Tensor  # (T,) int64
     layout: SequenceLayout
-    select: Tensor  # (M,) int64: the rows of the features that a head sees
+    select: Tensor | None  # (M,) int64: the rows of the features that a head sees; None for all
     targets: Tensor  # (M,) int64 classes or (M,) float values, or as the head's criterion says
     num_targets: int  # the denominator of this batch in the mean loss
     sample_ids: tuple[int, ...]  # which samples of the data set, for messages
+    groups: SequenceLayout | None = None  # how many sequences each sample has, where that is not one each
+
+    @property
+    def rows_per_sample(self) -> tuple[int, ...]:
+        """How many rows of head outputs each sample has, for heads that see the first row of a sequence, or all."""
+        if self.select is not None:
+            return (1,) * self.layout.num_sequences if self.groups is None else self.groups.lengths
+        if self.groups is None:
+            return self.layout.lengths
+        ends = np.cumsum((0, *self.groups.lengths))
+        return tuple(sum(self.layout.lengths[start:end]) for start, end in pairwise(ends.tolist()))
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on `device`."""
         return Batch(
             self.tokens.to(device, non_blocking=True),
             self.layout.to(device),
-            self.select.to(device, non_blocking=True),
+            None if self.select is None else self.select.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             self.num_targets,
             self.sample_ids,
+            None if self.groups is None else self.groups.to(device),
         )

@@ -15,6 +15,8 @@ class Meter:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
+        self._all_paused = 0.0
+        self._asked = clock()
         self._restart()
 
     def _restart(self) -> None:
@@ -37,7 +39,15 @@ class Meter:
         """Leave the time inside out: it is not training."""
         entered = self._clock()
         yield
-        self._paused += self._clock() - entered
+        seconds = self._clock() - entered
+        self._paused += seconds
+        self._all_paused += seconds
+
+    def training_seconds(self) -> float:
+        """Return the seconds since the last call, those that were paused left out."""
+        now = self._clock() - self._all_paused
+        seconds, self._asked = now - self._asked, now
+        return seconds
 
     def add(self, sums: Mapping[str, Tensor], *, num_targets: int, num_tokens: int) -> None:
         """Add the sums of one batch."""

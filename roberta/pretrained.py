@@ -6,6 +6,7 @@ checkpoint.
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,10 @@ from roberta.checkpoint.assembly import assemble
 from roberta.data.readers.glue import MNLI_LABELS
 from roberta.data.tokenizer import Tokenizer
 from roberta.download import cache_dir, fetch, unpack
-from roberta.errors import CheckpointError, DownloadError, VocabError, choices
+from roberta.errors import CheckpointError, ConfigError, DownloadError, VocabError, choices
 from roberta.models.roberta import RobertaModel
+
+logger = logging.getLogger(__name__)
 
 HF_PREFIX = "hf:"
 FAIRSEQ_MODELS = "https://dl.fbaipublicfiles.com/fairseq/models"
@@ -78,10 +81,34 @@ def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify:
     )
 
 
+def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> None:
+    """Give a model the weights of another; the head of that name keeps its random ones if the other has none like it.
+
+    name: what the source is called in messages.
+
+    Raises:
+        ConfigError: the encoders differ in more than their dropout.
+    """
+    free = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")
+    ours, theirs = dataclasses.asdict(model.config), dataclasses.asdict(source.model.config)
+    differences = [
+        f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key] and key not in free
+    ]
+    if differences:
+        raise ConfigError(f"--init-from {name}: it has {', '.join(differences)}; choose the --preset it has")
+    model.encoder.load_state_dict(source.model.encoder.state_dict())
+    if source.model.head_configs.get(head) == model.head_configs[head]:
+        model.heads[head].load_state_dict(source.model.heads[head].state_dict())
+    else:
+        logger.info("%s has no head %r like the task's; it starts from random weights", name, head)
+
+
 def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrained:
     if (folder / native.MANIFEST).is_file():
         checkpoint = native.load(folder, training=False, check_tensors=verify)
         return _checked(Pretrained(checkpoint.model, checkpoint.tokenizer), folder)
+    if (folder / native.BEST / native.MANIFEST).is_file():
+        return _load_folder(folder / native.BEST, checkpoint_file, verify=verify)
     if native.steps(folder):
         newest = native.newest(folder, check_content=verify)
         assert newest is not None

@@ -16,6 +16,8 @@ FREE_ON_RESUME = frozenset(
     {
         "save_dir",
         "max_update",
+        "max_epoch",
+        "max_hours",
         "update_freq",
         "device",
         "parallelism",
@@ -24,7 +26,12 @@ FREE_ON_RESUME = frozenset(
         "validate_interval_updates",
         "save_interval_updates",
         "keep_checkpoints",
+        "keep_interval_updates",
+        "keep_best",
         "patience",
+        "checkpoint_activations",
+        "compile",
+        "tensorboard_logdir",
         "resume",
         "init_from",
     }
@@ -36,34 +43,62 @@ class TrainerConfig:
     """Options of the training loop."""
 
     save_dir: Path = option(help="folder of the run: checkpoints and log")
-    max_update: int = option(help="number of updates to make in all")
+    max_update: int | None = option(None, help="number of updates to make in all")
+    max_epoch: int | None = option(None, help="times to go through the training data, at most")
+    max_hours: float | None = option(
+        None, help="hours of training in all, at most; --lr-scheduler wsd makes its decay end by then"
+    )
     batch_size: int | None = option(None, help="samples per forward pass, at most")
     max_tokens: int | None = option(None, help="tokens per forward pass, at most")
-    update_freq: int = option(1, help="forward passes per update and process (gradient accumulation)")
+    update_freq: tuple[int, ...] = option(
+        (1,), help="forward passes per update and process (gradient accumulation); for each epoch, the last one stays"
+    )
     clip_norm: float = option(0.0, help="clip the gradient norm to this; 0 leaves it alone")
     nonfinite: Literal["stop", "skip"] = option("stop", help="what to do at an update whose gradient is not finite")
     seed: int = option(1, help="seed of initialisation, data order, masks and dropout")
     precision: Precision = option("fp32", help="number format of the forward pass; weights stay fp32")
+    freeze: tuple[str, ...] = option((), help="parts that are not trained, such as encoder.embed_tokens or encoder")
+    ema_decay: float = option(
+        0.0, help="decay of an average of the weights, which is then what is validated and kept as the best; 0 is off"
+    )
+    checkpoint_activations: bool = option(False, help="compute each layer twice instead of keeping what it computed")
+    compile: bool = option(False, help="compile the layers; takes a minute at the start")
     device: Device = option("auto", help="where to train; auto takes CUDA if there is one")
     parallelism: Parallelism = option("ddp", help="under torchrun: whole models (ddp) or sharded ones (fsdp)")
     timeout_minutes: float = option(10.0, help="under torchrun: how long to wait for the other processes")
     log_interval: int = option(25, help="updates between log records")
-    validate_interval_updates: int = option(500, help="updates between validations; there is one at the end too")
-    save_interval_updates: int = option(500, help="updates between checkpoints; there is one at the end too")
+    validate_interval_updates: int = option(
+        500, help="updates between validations; 0 validates after each epoch; there is one at the end too"
+    )
+    save_interval_updates: int = option(
+        500, help="updates between checkpoints; 0 saves after each epoch; there is one at the end too"
+    )
     keep_checkpoints: int = option(2, help="how many of the newest checkpoints to keep")
-    patience: int | None = option(None, help="stop after this many validations without a better loss")
+    keep_interval_updates: int | None = option(None, help="keep those after each multiple of this many updates too")
+    keep_best: bool = option(False, help="keep the model of the best validation, in the folder best")
+    patience: int | None = option(None, help="stop after this many validations without a better one")
+    tensorboard_logdir: Path | None = option(None, help="folder for TensorBoard's event files; needs tensorboard")
     init_from: str | None = option(None, help="model to take the weights from (name or path); training starts anew")
     resume: bool = option(False, help="go on from the newest checkpoint in --save-dir, if there is one")
 
     def __post_init__(self) -> None:
-        positive = ("max_update", "update_freq", "log_interval", "validate_interval_updates", "save_interval_updates")
-        for name in (*positive, "keep_checkpoints"):
-            if getattr(self, name) < 1:
+        positive = ("max_update", "max_epoch", "log_interval", "keep_checkpoints", "keep_interval_updates", "patience")
+        for name in positive:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1")
-        if self.patience is not None and self.patience < 1:
-            raise ConfigError(f"--patience is {self.patience}; it must be at least 1")
+        for name in ("validate_interval_updates", "save_interval_updates"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 0")
+        if not self.update_freq or min(self.update_freq) < 1:
+            raise ConfigError(f"--update-freq is {self.update_freq}; it takes numbers of at least 1")
+        if self.max_update is None and self.max_epoch is None:
+            raise ConfigError("give --max-update, --max-epoch or both")
         if self.batch_size is None and self.max_tokens is None:
             raise ConfigError("give --batch-size, --max-tokens or both")
+        if self.max_hours is not None and not 0.0 < self.max_hours < math.inf:
+            raise ConfigError(f"--max-hours is {self.max_hours}; it must be positive")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ConfigError(f"--ema-decay is {self.ema_decay}; it must lie in [0, 1)")
         if not 0.0 <= self.clip_norm < math.inf:
             raise ConfigError(f"--clip-norm is {self.clip_norm}; it must be at least 0")
         if not 0.0 < self.timeout_minutes < math.inf:

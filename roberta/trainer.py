@@ -8,8 +8,10 @@ the batches of an update compute what one process would with that many times the
 import dataclasses
 import logging
 import math
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ from torch import Tensor
 
 from roberta import pretrained
 from roberta.checkpoint import native
-from roberta.data.batching import batches, order, updates
+from roberta.checkpoint.folders import write_json
+from roberta.data.batching import Epochs, batches
+from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import join_world, parallelise, sharded_like, synchronise_gradients, whole
 from roberta.errors import (
     CheckpointError,
@@ -30,22 +34,30 @@ from roberta.errors import (
     PreemptionError,
     StorageError,
     TrainingError,
-    VocabError,
 )
 from roberta.interruption import Interruption
 from roberta.layout import Batch
+from roberta.logs import Logs, forget_after
 from roberta.meter import Meter
-from roberta.optim.schedules import Schedule
-from roberta.progress import JsonLog, forget_after, progress_bar
+from roberta.optim.averaging import WeightAverage
+from roberta.optim.groups import freeze
+from roberta.optim.scaling import LossScale
+from roberta.optim.schedules import Schedule, WarmupStableDecayConfig
+from roberta.progress import progress_bar
 from roberta.randomness import stream_key
 from roberta.recipe import Recipe
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.tasks.task import Task
-from roberta.validation import autocast, check_lengths, choose_device, evaluate
+from roberta.validation import attention_backend, autocast, check_lengths, choose_device, evaluate
+from roberta.versions import versions
 
 logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
+RUN = "run.json"
+
+_SECONDS_PER_HOUR = 3600.0
+_AVERAGE = "average"  # of the weights, among the optimizer's tensors of a checkpoint
 
 
 @dataclass
@@ -55,18 +67,29 @@ class Position:
     num_updates: int = 0
     epoch: int = 1
     next_batch: int = 0
-    best_loss: float = math.inf
+    best: float | None = None  # of the figure that tells which checkpoint is the best
+    best_update: int = 0
     validations_since_best: int = 0
     num_skipped: int = 0
+    seconds: float = 0.0  # of training
+    end: int | None = None  # the last update, where the time ran out or will
 
 
 class Trainer:
-    """One training run, built from its recipe; under torchrun, one rank of it."""
+    """One training run, built from its recipe; under torchrun, one rank of it.
 
-    def __init__(self, recipe: Recipe) -> None:
+    source: the model to start from, in the place of the recipe's `init_from`, for callers that hold it already.
+    """
+
+    def __init__(self, recipe: Recipe, source: pretrained.Pretrained | None = None) -> None:
         config = recipe.trainer
         self.world = join_world(choose_device(config.device), config.timeout_minutes)
-        self.task: Task = TASKS.build(recipe.task)
+        self.resumed_from = native.newest(config.save_dir) if config.resume else None
+        if self.resumed_from is not None:
+            source = None
+        elif source is None and config.init_from is not None:
+            source = pretrained.load(config.init_from)
+        self.task: Task = TASKS.build(recipe.task, self._tokenizer(source))
         self.train_samples = self.task.samples("train")
         self.valid_samples = self.task.samples("valid")
         model_config = dataclasses.replace(recipe.model, vocab_size=len(self.task.tokenizer.dictionary))
@@ -75,22 +98,43 @@ class Trainer:
             batches(samples.sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
         self.recipe = dataclasses.replace(recipe, model=model_config)
         self.config = config
+        self.epochs = Epochs(
+            sizes=self.train_samples.sizes,
+            order=lambda epoch: self.train_samples.order(seed=config.seed, epoch=epoch),
+            batch_size=config.batch_size,
+            max_tokens=config.max_tokens,
+            update_freq=config.update_freq,
+            world_size=self.world.size,
+            rank=self.world.rank,
+        )
+        self.max_update = self._planned_updates()
         torch.manual_seed(stream_key(config.seed, "initialisation"))
         self.model: Any = MODELS.build(model_config)
         self.model.register_head(self.task.head, self.task.head_config(model_config))
-        if config.init_from is not None and not (config.resume and native.steps(config.save_dir)):
-            self._take_weights(config.init_from)
+        if source is not None:
+            pretrained.transfer(source, self.model, self.task.head, str(config.init_from))
+        freeze(self.model, config.freeze)
         self.model.to(self.world.device)
-        self.forward = parallelise(self.model, self.model.encoder.layers, self.world, config.parallelism)
+        self.forward = parallelise(
+            self.model,
+            self.model.encoder,
+            self.world,
+            config.parallelism,
+            checkpoint_activations=config.checkpoint_activations,
+            compiled=config.compile,
+        )
         self.criterion = CRITERIONS.build(recipe.criterion, self.task.head)
-        self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.parameters())
-        self.schedule: Schedule = SCHEDULES.build(recipe.schedule, config.max_update)
+        self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.named_parameters())
+        self.average = WeightAverage(self.model.named_parameters(), config.ema_decay) if config.ema_decay else None
+        self.loss_scale = LossScale() if config.precision == "fp16" else None
+        self.schedule: Schedule = SCHEDULES.build(recipe.schedule, self.max_update)
         self.position = Position()
         self.meter = Meter()
+        self.epoch_is_over = False
         self.grad_norms: list[tuple[Tensor, tuple[int, ...]]] = []  # since the last log record, with the samples
 
     def train(self) -> dict[str, float]:
-        """Train up to `max_update`, and return the metrics of the last validation.
+        """Train up to the last update, and return the metrics of the last validation.
 
         Raises:
             ConfigError: `save_dir` holds a run and `resume` is off, or the run there has other options.
@@ -103,20 +147,21 @@ class Trainer:
         bar = progress_bar(
             desc="train",
             unit="update",
-            total=config.max_update,
+            total=self.last_update,
             initial=self.position.num_updates,
             enabled=self.world.is_main,
         )
-        with bar, JsonLog(config.save_dir / LOG) as log, Interruption() as interruption:
+        tensorboard = config.tensorboard_logdir if self.world.is_main else None
+        with bar, Logs(config.save_dir / LOG, tensorboard) as logs, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self.meter.data_wait():
                     micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
                 is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
                 bar.update()
                 if self._is_due(config.log_interval):
-                    self._report(log, bar)
+                    self._report(logs, bar)
                 if self._is_due(config.validate_interval_updates):
-                    metrics = self._validate(log)
+                    metrics = self._validate(logs)
                 if self._is_due(config.save_interval_updates) or is_interrupted or self._is_over():
                     self._save()
                 if is_interrupted and not self._is_over():
@@ -124,7 +169,7 @@ class Trainer:
                         f"stopped after update {self.position.num_updates}, and saved; go on with --resume"
                     )
         if self._has_lost_patience():
-            logger.info("no better loss in %d validations: stopped", config.patience)
+            logger.info("no better %s in %d validations: stopped", self.valid_samples.metric, config.patience)
         return metrics or self._evaluate()
 
     def train_step(self, micro_batches: Sequence[Batch | None], *, interrupted: bool = False) -> bool:
@@ -135,10 +180,12 @@ class Trainer:
         Returns whether any rank was `interrupted`.
         """
         batches_ = [batch for batch in micro_batches if batch is not None]
-        num_targets, interruptions = self.world.total(
-            [float(sum(batch.num_targets for batch in batches_)), float(interrupted)]
+        seconds = self.meter.training_seconds() if self.world.is_main else 0.0
+        num_targets, interruptions, seconds = self.world.total(
+            [float(sum(batch.num_targets for batch in batches_)), float(interrupted), seconds]
         )
         self.model.train()
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
         for k, given in enumerate(micro_batches):
             batch = self._batch(np.array([0])) if given is None else given
             counts = given is not None
@@ -147,7 +194,7 @@ class Trainer:
             torch.manual_seed(stream_key(self.config.seed, "dropout", self.position.num_updates, number))
             with autocast(self.world.device, self.config.precision):
                 loss, sums = self.criterion(self.forward, batch.to(self.world.device))
-            weight = counts * self.world.size / num_targets  # exchanging gradients takes their mean over ranks
+            weight = scale * counts * self.world.size / num_targets  # exchanging gradients takes their mean over ranks
             (loss * weight).backward()
             self.meter.add(
                 {name: value * counts for name, value in sums.items()},
@@ -156,87 +203,126 @@ class Trainer:
             )
         self._step(tuple(index for batch in batches_ for index in batch.sample_ids))
         self.position.num_updates += 1
+        self._keep_time(seconds)
         return interruptions > 0
 
     def _step(self, sample_ids: tuple[int, ...]) -> None:
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        grad_norm = whole(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
+        gradients = [parameter.grad for parameter in parameters]
+        if self.loss_scale is not None:
+            torch._foreach_mul_(gradients, 1.0 / self.loss_scale.scale)
+        grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, grad_norm)
         self.grad_norms.append((grad_norm, sample_ids))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.position.num_updates)
-        # Asking for the number waits for the device, so it is done only where the user wants updates skipped.
-        if self.config.nonfinite == "skip" and not math.isfinite(grad_norm.item()):
+            group["lr"] = self.schedule(self.position.num_updates) * group["lr_scale"]
+        if self._may_step(grad_norm):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.position.num_updates + 1)
+        self.optimizer.zero_grad()
+
+    def _may_step(self, grad_norm: Tensor) -> bool:
+        """Return whether the gradient is fit for an update; one that is not is skipped where that is allowed.
+
+        Asking for the number waits for the device, so it is done only then.
+        """
+        if self.config.nonfinite == "stop" and self.loss_scale is None:
+            return True
+        is_finite = math.isfinite(grad_norm.item())
+        if self.loss_scale is not None:
+            self.loss_scale.update(is_finite=is_finite)
+        if not is_finite:
             self.grad_norms.pop()
             self.position.num_skipped += 1
             logger.warning("update %d skipped: gradient norm %f", self.position.num_updates + 1, grad_norm.item())
-        else:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        return is_finite
 
     def _updates(self) -> Iterator[list[NDArray[np.int64] | None]]:
-        """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs.
-
-        Every rank gets as many; where an epoch ends, some of them are None.
-        """
-        position, config, world = self.position, self.config, self.world
+        """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs."""
+        position = self.position
         while not self._is_over():
-            sample_ids = order(len(self.train_samples), seed=config.seed, epoch=position.epoch)
-            sizes = self.train_samples.sizes[sample_ids]
-            offsets = batches(sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
-            last = len(offsets) - 1
-            for mine in updates(
-                last,
-                world_size=world.size,
-                rank=world.rank,
-                update_freq=config.update_freq,
-                start=position.next_batch,
-            ):
-                position.next_batch = min(position.next_batch + config.update_freq * world.size, last)
-                yield [None if i is None else sample_ids[offsets[i] : offsets[i + 1]] for i in mine]
+            for after, is_last, mine in self.epochs.updates(position.epoch, start=position.next_batch):
+                position.next_batch, self.epoch_is_over = after, is_last
+                yield mine
                 if self._is_over():
-                    break
-            if position.next_batch >= last:
-                position.epoch, position.next_batch = position.epoch + 1, 0
+                    return
+            position.epoch, position.next_batch = position.epoch + 1, 0
 
     def _batch(self, sample_ids: NDArray[np.int64]) -> Batch:
         return self.train_samples.batch(sample_ids, seed=self.config.seed, epoch=self.position.epoch)
 
+    @property
+    def last_update(self) -> int:
+        """The number of the update that ends the run."""
+        return self.max_update if self.position.end is None else min(self.position.end, self.max_update)
+
+    def _planned_updates(self) -> int:
+        """Return the updates of the run, as far as epochs and updates limit them."""
+        limits = [self.config.max_update] if self.config.max_update is not None else []
+        if self.config.max_epoch is not None:
+            limits.append(sum(self.epochs.num_updates(epoch) for epoch in range(1, self.config.max_epoch + 1)))
+        return min(limits)
+
+    def _keep_time(self, seconds: float) -> None:
+        """Fix the last update of a run whose time runs out; with wsd, early enough for the decay to be made in time."""
+        position, config = self.position, self.config
+        position.seconds += seconds
+        if config.max_hours is None or position.end is not None:
+            return
+        left = config.max_hours * _SECONDS_PER_HOUR - position.seconds
+        if isinstance(self.recipe.schedule, WarmupStableDecayConfig):
+            decay = self.recipe.schedule.decay_updates
+            if left <= decay * position.seconds / position.num_updates:
+                position.end = position.num_updates + decay
+                self.schedule = SCHEDULES.build(self.recipe.schedule, self.last_update)
+        elif left <= 0.0:
+            position.end = position.num_updates
+
     def _is_due(self, interval: int) -> bool:
-        return self.position.num_updates == self.config.max_update or self.position.num_updates % interval == 0
+        """Return whether something is to be done after this update; an interval of 0 means the end of each epoch."""
+        if self.position.num_updates >= self.last_update:
+            return True
+        return self.position.num_updates % interval == 0 if interval else self.epoch_is_over
 
     def _is_over(self) -> bool:
-        return self.position.num_updates >= self.config.max_update or self._has_lost_patience()
+        return self.position.num_updates >= self.last_update or self._has_lost_patience()
 
     def _has_lost_patience(self) -> bool:
         return self.config.patience is not None and self.position.validations_since_best >= self.config.patience
 
     def _evaluate(self) -> dict[str, float]:
-        metrics = evaluate(
-            self.forward,
-            self.criterion,
-            self.valid_samples,
-            batch_size=self.config.batch_size,
-            max_tokens=self.config.max_tokens,
-            precision=self.config.precision,
-            world=self.world,
-        )
+        with nullcontext() if self.average is None else self.average.applied():
+            metrics = evaluate(
+                self.forward,
+                self.criterion,
+                self.valid_samples,
+                batch_size=self.config.batch_size,
+                max_tokens=self.config.max_tokens,
+                precision=self.config.precision,
+                world=self.world,
+            )
         return {"num_updates": self.position.num_updates, **metrics}
 
-    def _validate(self, log: JsonLog) -> dict[str, float]:
+    def _validate(self, logs: Logs) -> dict[str, float]:
         with self.meter.paused():
             metrics = self._evaluate()
-        position = self.position
-        is_better = metrics["loss"] < position.best_loss
-        position.best_loss = min(position.best_loss, metrics["loss"])
-        position.validations_since_best = 0 if is_better else position.validations_since_best + 1
+            position, value = self.position, metrics[self.valid_samples.metric]
+            is_better = position.best is None or (
+                value > position.best if self.valid_samples.maximise else value < position.best
+            )
+            position.validations_since_best = 0 if is_better else position.validations_since_best + 1
+            if is_better and math.isfinite(value):
+                position.best, position.best_update = value, position.num_updates
+                if self.config.keep_best:
+                    self._save_best()
         if self.world.is_main:
-            log.write({"valid": metrics})
+            logs.write("valid", metrics)
             logger.info("valid %s", _summary(metrics))
         return metrics
 
-    def _report(self, log: JsonLog, bar: Any) -> None:
+    def _report(self, logs: Logs, bar: Any) -> None:
         """Write a log record of the updates since the last one; this waits for the device."""
         first = self.position.num_updates - len(self.grad_norms) + 1
         for update, (grad_norm, sample_ids) in enumerate(self.grad_norms, start=first):
@@ -247,18 +333,23 @@ class Trainer:
                     "--clip-norm or --nonfinite skip; "
                     f"checkpoints in this one: {len(native.steps(self.config.save_dir))}"
                 )
+        position = self.position
+        done, seconds = position.num_updates, position.seconds
         record = {
-            "num_updates": self.position.num_updates,
-            "epoch": self.position.epoch,
+            "num_updates": done,
+            "epoch": position.epoch,
             **self.meter.read(self.criterion, self.world),
-            "lr": self.schedule(self.position.num_updates - 1),
+            "lr": self.schedule(done - 1),
             "gnorm": self.grad_norms[-1][0].item() if self.grad_norms else math.nan,
-            "skipped": self.position.num_skipped,
+            "skipped": position.num_skipped,
+            "hours": seconds / _SECONDS_PER_HOUR,
+            "hours_left": (self.last_update - done) * seconds / done / _SECONDS_PER_HOUR,
+            **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.scale}),
         }
         self.grad_norms.clear()
         if self.world.is_main:
-            log.write({"train": record})
-            bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "ppl", "lr", "tokens_per_s")})
+            logs.write("train", record)
+            bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "lr", "tokens_per_s") if name in record})
             if bar.disable:
                 logger.info("train %s", _summary(record))
 
@@ -272,15 +363,33 @@ class Trainer:
             save_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"--save-dir {save_dir}: can't be made: {error}; choose another folder") from error
-        folder = native.newest(save_dir)
-        if folder is not None:
-            self._restore(folder)
-            logger.info("resumed from %s", folder)
+        if self.resumed_from is not None:
+            self._restore(self.resumed_from)
+            logger.info("resumed from %s", self.resumed_from)
         self._check_ranks_agree()
         if self.world.is_main:
             native.forget_after(save_dir, self.position.num_updates)
             forget_after(save_dir / LOG, self.position.num_updates)
+            write_json(save_dir / RUN, {"command": sys.argv, "versions": versions(), "recipe": self.recipe.to_json()})
+            self._announce()
         self.world.wait()
+
+    def _announce(self) -> None:
+        """Say what is trained, where and how."""
+        config = self.config
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        logger.info(
+            "%d samples, %d tokens, %d updates; %.1fM parameters, %.1fM of them trained; %s x %d, %s, attention by %s",
+            len(self.train_samples),
+            int(self.train_samples.sizes.sum()),
+            self.last_update,
+            sum(parameter.numel() for parameter in self.model.parameters()) / 1e6,
+            trained / 1e6,
+            self.world.device,
+            self.world.size,
+            config.precision,
+            attention_backend(self.recipe.model, self.world.device, config.precision),
+        )
 
     def _check_ranks_agree(self) -> None:
         mine = float(self.position.num_updates)
@@ -291,45 +400,42 @@ class Trainer:
                 f"--save-dir {self.config.save_dir} must be one folder that all of them share"
             )
 
-    def _take_weights(self, name_or_path: str) -> None:
-        """Start from the weights of another model; a head that it lacks keeps its random ones."""
-        source = pretrained.load(name_or_path)
-        if source.tokenizer.dictionary != self.task.tokenizer.dictionary:
-            raise VocabError(f"--init-from {name_or_path}: its dictionary is not the data's; binarise with its --vocab")
-        free = ("dropout", "attention_dropout", "activation_dropout")
-        ours, theirs = dataclasses.asdict(self.model.config), dataclasses.asdict(source.model.config)
-        differences = [f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key]]
-        if any(not difference.startswith(free) for difference in differences):
-            raise ConfigError(
-                f"--init-from {name_or_path}: it has {', '.join(differences)}; choose the --preset it has"
-            )
-        self.model.encoder.load_state_dict(source.model.encoder.state_dict())
-        if source.model.head_configs.get(self.task.head) == self.model.head_configs[self.task.head]:
-            self.model.heads[self.task.head].load_state_dict(source.model.heads[self.task.head].state_dict())
-        else:
-            logger.info(
-                "%s has no head %r like the task's; it starts from random weights", name_or_path, self.task.head
-            )
+    def _tokenizer(self, source: pretrained.Pretrained | None) -> Tokenizer | None:
+        """Return the tokenizer of the model that training starts from, or goes on from."""
+        if self.resumed_from is not None:
+            return Tokenizer.load(self.resumed_from)
+        return None if source is None else source.tokenizer
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the whole weights, checked to be finite; every rank must ask for them."""
+        weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        if any(not torch.isfinite(tensor).all() for tensor in weights.values()):
+            raise TrainingError(f"weights are not finite after update {self.position.num_updates}; nothing was saved")
+        return weights
 
     def _save(self) -> None:
         with self.meter.paused():
-            weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
-            optimizer = self._optimizer_tensors()
-            if any(not torch.isfinite(tensor).all() for tensor in weights.values()):
-                raise TrainingError(
-                    f"weights are not finite after update {self.position.num_updates}; nothing was saved"
-                )
+            weights, optimizer = self._weights(), self._optimizer_tensors()
             progress = {
                 **dataclasses.asdict(self.position),
-                "best_loss": self.position.best_loss if math.isfinite(self.position.best_loss) else None,
+                "max_update": self.last_update,
                 "data": self._data_fingerprint(),
                 "optimizer": [_without_params(group) for group in self.optimizer.param_groups],
+                "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
             }
             if self.world.is_main:
                 training = native.TrainingState(self.recipe.to_json(), optimizer, progress)
                 folder = self.config.save_dir / native.step_name(self.position.num_updates)
                 native.save(folder, self.model, self.task.tokenizer, training, weights)
-                native.prune(self.config.save_dir, self.config.keep_checkpoints)
+                native.prune(self.config.save_dir, self.config.keep_checkpoints, self.config.keep_interval_updates)
+            self.world.wait()
+
+    def _save_best(self) -> None:
+        """Write the model alone, as it was validated, in the place of the best one so far."""
+        with nullcontext() if self.average is None else self.average.applied():
+            weights = self._weights()
+            if self.world.is_main:
+                native.save(self.config.save_dir / native.BEST, self.model, self.task.tokenizer, weights=weights)
             self.world.wait()
 
     def _restore(self, folder: Path) -> None:
@@ -341,10 +447,14 @@ class Trainer:
         progress = dict(checkpoint.training.progress)
         if progress.pop("data") != self._data_fingerprint():
             raise DataError(f"{folder}: the run was trained on other data than {self.recipe.task}; resume with its own")
-        self._check_schedule(options["trainer"]["max_update"], progress["num_updates"])
-        groups = progress.pop("optimizer")
-        progress["best_loss"] = math.inf if progress["best_loss"] is None else progress["best_loss"]
+        groups, loss_scale, max_update = (progress.pop(name) for name in ("optimizer", "loss_scale", "max_update"))
+        if options["trainer"]["max_hours"] != self.config.max_hours:
+            progress["end"] = None
         self.position = Position(**progress)
+        self.schedule = SCHEDULES.build(self.recipe.schedule, self.last_update)
+        self._check_schedule(max_update, self.position.num_updates)
+        if self.loss_scale is not None:
+            self.loss_scale = LossScale(**loss_scale)
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in checkpoint.model.state_dict().items():
@@ -352,7 +462,10 @@ class Trainer:
         for name, value in checkpoint.training.optimizer.items():
             key, _, parameter_name = name.partition(".")
             parameter = parameters[parameter_name]
-            self.optimizer.state[parameter][key] = sharded_like(value, parameter)
+            if key == _AVERAGE and self.average is not None:
+                self.average.values[parameter_name] = sharded_like(value, parameter)
+            else:
+                self.optimizer.state[parameter][key] = sharded_like(value, parameter)
         for group, saved in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(saved)
 
@@ -361,16 +474,20 @@ class Trainer:
         old: Schedule = SCHEDULES.build(self.recipe.schedule, old_max_update)
         if any(old(n) != self.schedule(n) for n in range(num_updates)):
             raise ConfigError(
-                f"--max-update was {old_max_update}, is {self.config.max_update}, and the learning rates up to update "
-                f"{num_updates} follow from it; resume with the old one, or start with --total-num-update next time"
+                f"the run was to end after update {old_max_update}, now {self.last_update}, and the learning rates up "
+                f"to update {num_updates} follow from it; resume with the old --max-update (or --max-epoch, "
+                "--max-hours), or start with --total-num-update next time"
             )
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
-        return {
+        tensors = {
             f"{key}.{name}": whole(value)
             for name, parameter in self.model.named_parameters()
-            for key, value in self.optimizer.state[parameter].items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
         }
+        if self.average is not None:
+            tensors |= {f"{_AVERAGE}.{name}": whole(value) for name, value in self.average.values.items()}
+        return tensors
 
     def _data_fingerprint(self) -> str:
         sizes = self.train_samples.sizes

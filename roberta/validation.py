@@ -6,18 +6,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from roberta.data.batching import batches
 from roberta.distributed import SINGLE, World
 from roberta.errors import ConfigError, DataError
+from roberta.models.attention import backend
 from roberta.models.mode import evaluation_mode
 from roberta.progress import progress_bar
 from roberta.tasks.task import Samples
 
 VALID_SEED = VALID_EPOCH = 0  # the same masks at every validation of every run; training epochs count from 1
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -34,7 +36,16 @@ def choose_device(name: Device) -> torch.device:
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the context in which a forward pass computes in `precision`."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def attention_backend(model: Any, device: torch.device, precision: Precision) -> str:
+    """Return which of torch's kernels computes the attention of a model of this config in training."""
+    with autocast(device, precision):
+        dtype = torch.get_autocast_dtype(device.type) if precision != "fp32" else torch.float32
+    width = model.embed_dim // model.attention_heads
+    return backend(device, dtype, heads=model.attention_heads, width=width, dropout_p=model.attention_dropout)
 
 
 def check_lengths(samples: Samples, max_positions: int) -> None:
@@ -72,9 +83,10 @@ def evaluate(
     if not len(samples):
         raise DataError("nothing to evaluate on: the split has no samples")
     device = next(model.parameters()).device
-    offsets = batches(samples.sizes, batch_size=batch_size, max_tokens=max_tokens)
-    ranges = list(pairwise(offsets.tolist()))
+    by_length = np.argsort(samples.sizes, kind="stable")  # sequences of like length go together
+    ranges = list(pairwise(batches(samples.sizes[by_length], batch_size=batch_size, max_tokens=max_tokens).tolist()))
     sums: Counter[str] = Counter(num_targets=0)
+    outputs: dict[int, NDArray[np.float32]] = {}  # by sample
     with (
         evaluation_mode(model),
         progress_bar(desc="evaluate", unit="sample", total=len(samples), enabled=world.is_main) as bar,
@@ -82,13 +94,27 @@ def evaluate(
         for first in range(0, len(ranges), world.size):
             mine = first + world.rank
             start, end = ranges[mine] if mine < len(ranges) else ranges[0]  # sharded models compute in step
-            batch = samples.batch(np.arange(start, end), seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
+            batch = samples.batch(by_length[start:end], seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
             with autocast(device, precision):
-                _, batch_sums = criterion(model, batch)
+                if samples.metric == "loss":
+                    _, batch_sums = criterion(model, batch)
+                else:
+                    rows = criterion.outputs(model, batch)
+                    _, batch_sums = criterion.loss(rows, batch)
+                    outputs.update(zip(batch.sample_ids, _split(rows, batch.rows_per_sample), strict=True))
             counts = mine < len(ranges)
             sums.update({name: counts * value.item() for name, value in batch_sums.items()})
             sums["num_targets"] += counts * batch.num_targets
             bar.update(ranges[min(first + world.size, len(ranges)) - 1][1] - ranges[first][0])
     totals = dict(zip(sums, world.total(list(sums.values())), strict=True))
     num_targets = int(totals.pop("num_targets"))
-    return {**criterion.metrics(totals, num_targets), "num_targets": num_targets}
+    figures = criterion.metrics(totals, num_targets)
+    if samples.metric != "loss":
+        merged = {index: rows for part in world.gather(outputs) for index, rows in part.items()}
+        figures |= samples.score([merged[index] for index in range(len(samples))])
+    return {**figures, "num_targets": num_targets}
+
+
+def _split(rows: Tensor, counts: tuple[int, ...]) -> list[NDArray[np.float32]]:
+    """Return the rows (M, K) of each sample."""
+    return [part.numpy() for part in rows.float().cpu().split(counts)]

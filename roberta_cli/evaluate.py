@@ -1,22 +1,35 @@
 """roberta-eval: measure a model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from roberta.config import add_arguments, flag, from_namespace, option
+from roberta.data.readers.glue import GLUE
+from roberta.data.readers.table import TableFormat
 from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, run
 
-DESCRIPTION = """Measure a model on a data set and print the result as one line of JSON.
+DESCRIPTION = f"""Measure a model on a data set and print the result as one line of JSON.
 
-  mnli       accuracy of a classification head on an MNLI file in GLUE's layout (dev_matched.tsv)
+  {", ".join(GLUE)}
+             a set of GLUE or SuperGLUE, in the folder of its download or a file of it: the set's metrics,
+             accuracy with its 95 % interval, the same by genre, and the confusion matrix
+  table      the same on your own .tsv, .csv or .jsonl, or a folder that has one for each split
+  folders    the same on texts in SPLIT/LABEL/NAME.txt, as in aclImdb
   masked_lm  loss and perplexity on a split of a folder that roberta-preprocess made"""
 
 EXAMPLE = """  roberta-eval mnli glue_data/MNLI/dev_matched.tsv --model roberta.large.mnli
+  roberta-eval table reviews/test.csv --model runs/reviews --text-columns review --label-column stars
   roberta-eval masked_lm data-bin --model runs/small"""
+
+_METRICS = {
+    "classification": ("accuracy", "macro_f1", "matthews"),
+    "multi_label": ("micro_f1", "exact_match"),
+    "regression": ("pearson", "spearman"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,10 +37,13 @@ class EvalConfig:
     """Options of roberta-eval."""
 
     model: str = option(help="name of a released model, or path of a run, checkpoint folder or fairseq checkpoint")
-    head: str = option("mnli", help="mnli: the classification head to measure")
-    split: str = option("valid", help="masked_lm: the split to measure")
+    head: str | None = option(None, help="the head to measure; the only one beside masked LM if not given")
+    labels: tuple[str, ...] | None = option(
+        None, help="names of the head's outputs, in order; its own if not given, or those of the set"
+    )
+    split: str = option("valid", help="the split to measure; mnli has valid1 too, the mismatched one")
     tokens_per_sample: int | None = option(
-        None, help="masked_lm: tokens of a sample at most; as the model takes if not given"
+        None, help="tokens of a sample at most, longer texts are cut; as many as the model takes if not given"
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
@@ -39,40 +55,94 @@ class EvalConfig:
                 raise ConfigError(f"{flag(name)} is {value}; it must be at least 1")
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured, and how."""
+
+    task: str
+    data: Path
+    config: EvalConfig
+    table: TableFormat
+
+
 def _main(argv: Sequence[str]) -> int:
     parser = Parser(description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("task", choices=("mnli", "masked_lm"), help="what to measure")
+    parser.add_argument("task", choices=EVALUATORS, metavar="TASK", help="what to measure, see above")
     parser.add_argument("data", type=Path, help="the file or folder to measure on")
     add_arguments(parser, EvalConfig, title="evaluation")
+    add_arguments(parser, TableFormat, title="table")
     given = parser.parse_args(argv)
-    config = from_namespace(EvalConfig, given)
-    measure = _mnli if given.task == "mnli" else _masked_lm
-    print(json.dumps({"task": given.task, "model": config.model, **measure(config, given.data)}))
+    request = Request(given.task, given.data, from_namespace(EvalConfig, given), from_namespace(TableFormat, given))
+    result = EVALUATORS[given.task](request)
+    print(json.dumps({"task": given.task, "model": request.config.model, **result}))
     return 0
 
 
-def _mnli(config: EvalConfig, data: Path) -> dict[str, Any]:
-    from roberta.data.readers.glue import MNLI_LABELS, read_mnli
-    from roberta.evaluation import evaluate_classification
-    from roberta.hub import from_pretrained
-    from roberta.validation import choose_device
+def _glue(request: Request) -> dict[str, Any]:
+    from roberta.data.readers.glue import read_glue
 
-    examples = read_mnli(data)
-    device = choose_device(config.device)
-    roberta = from_pretrained(config.model).to(device)
-    return evaluate_classification(roberta, config.head, examples, labels=MNLI_LABELS, max_tokens=config.max_tokens)
+    the_set = GLUE[request.task]
+    examples = read_glue(request.data, request.task, request.config.split)
+    return _texts(request.config, examples, labels=the_set.labels or (), metrics=the_set.metrics)
 
 
-def _masked_lm(config: EvalConfig, data: Path) -> dict[str, Any]:
+def _table(request: Request) -> dict[str, Any]:
+    from roberta.data.readers.table import find_split, read_table
+
+    path = find_split(request.data, request.config.split) if request.data.is_dir() else request.data
+    return _texts(request.config, read_table(path, request.table), metrics=_METRICS[request.table.kind])
+
+
+def _folders(request: Request) -> dict[str, Any]:
+    from roberta.data.readers.folders import read_folders
+
+    examples = read_folders(request.data, request.config.split)
+    return _texts(request.config, examples, metrics=_METRICS["classification"])
+
+
+def _texts(
+    config: EvalConfig, examples: Sequence[Any], *, labels: tuple[str, ...] = (), metrics: tuple[str, ...]
+) -> dict[str, Any]:
+    from roberta.evaluation import Judgement, evaluate_texts, only_head
+
+    roberta = _model(config)
+    judgement = Judgement(
+        roberta,
+        config.head or only_head(roberta),
+        metrics,
+        labels=config.labels or (),
+        labels_of_set=labels,
+        max_tokens=config.max_tokens,
+        tokens_per_sample=config.tokens_per_sample,
+    )
+    return evaluate_texts(judgement, examples)
+
+
+def _masked_lm(request: Request) -> dict[str, Any]:
     from roberta.evaluation import evaluate_masked_lm
-    from roberta.hub import from_pretrained
     from roberta.tasks.masked_lm import MaskedLMTask, MaskedLMTaskConfig
+
+    config = request.config
+    roberta = _model(config)
+    length = config.tokens_per_sample or roberta.max_tokens
+    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, tokens_per_sample=length))
+    return evaluate_masked_lm(roberta, task, task.samples(config.split), max_tokens=config.max_tokens)
+
+
+def _model(config: EvalConfig) -> Any:
+    from roberta.hub import from_pretrained
     from roberta.validation import choose_device
 
-    roberta = from_pretrained(config.model).to(choose_device(config.device))
-    task = MaskedLMTask(MaskedLMTaskConfig(data=data, tokens_per_sample=config.tokens_per_sample or roberta.max_tokens))
-    samples = task.samples(config.split)
-    return evaluate_masked_lm(roberta, task, samples, max_tokens=config.max_tokens)
+    device = choose_device(config.device)
+    return from_pretrained(config.model).to(device)
+
+
+EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {
+    **dict.fromkeys(GLUE, _glue),
+    "table": _table,
+    "folders": _folders,
+    "masked_lm": _masked_lm,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,9 @@ def recipe(data_bin: Path, tmp_path: Path) -> Recipe:
         criterion=MaskedLMLossConfig(),
         optimizer=AdamConfig(),
         schedule=PolynomialDecayConfig(lr=1e-2, warmup_updates=2, total_num_update=20),
-        trainer=TrainerConfig(save_dir=tmp_path / "run", max_update=UPDATES, batch_size=8, update_freq=2, device="cpu"),
+        trainer=TrainerConfig(
+            save_dir=tmp_path / "run", max_update=UPDATES, batch_size=8, update_freq=(2,), device="cpu"
+        ),
     )
 
 
@@ -74,7 +76,8 @@ def test_a_resumed_run_is_bit_for_bit_the_unbroken_one(recipe, tmp_path, cut):
     resumed = Trainer(with_options(recipe, resume=True))
     resumed.train()
     assert_same(weights(resumed), weights(whole))
-    assert dataclasses.asdict(resumed.position) == dataclasses.asdict(whole.position)
+    timeless = [dataclasses.replace(trainer.position, seconds=0.0) for trainer in (resumed, whole)]
+    assert timeless[0] == timeless[1]
     last = [native.load(folder / native.step_name(UPDATES)) for folder in (recipe.trainer.save_dir, tmp_path / "whole")]
     assert_same(last[0].training.optimizer, last[1].training.optimizer)
 
@@ -93,8 +96,8 @@ def test_accumulating_micro_batches_equals_one_large_batch(recipe, tmp_path):
     """The mean is over targets, not over micro-batches, so uneven ones weigh as they should."""
     model = dataclasses.replace(recipe.model, dropout=0.0, attention_dropout=0.0)
     recipe = dataclasses.replace(recipe, model=model)
-    large = Trainer(with_options(recipe, save_dir=tmp_path / "large", batch_size=30, update_freq=1, max_update=3))
-    small = Trainer(with_options(recipe, save_dir=tmp_path / "small", batch_size=10, update_freq=3, max_update=3))
+    large = Trainer(with_options(recipe, save_dir=tmp_path / "large", batch_size=30, update_freq=(1,), max_update=3))
+    small = Trainer(with_options(recipe, save_dir=tmp_path / "small", batch_size=10, update_freq=(3,), max_update=3))
     large.train()
     small.train()
     for name, tensor in weights(large).items():
@@ -104,7 +107,7 @@ def test_accumulating_micro_batches_equals_one_large_batch(recipe, tmp_path):
 
 
 def test_every_sample_is_seen_once_per_epoch(recipe):
-    trainer = Trainer(with_options(recipe, batch_size=7, update_freq=4, max_update=10**6))
+    trainer = Trainer(with_options(recipe, batch_size=7, update_freq=(4,), max_update=10**6))
     seen = []
     for sample_ids in trainer._updates():
         if trainer.position.epoch > 1 and trainer.position.next_batch <= 4:
@@ -252,7 +255,7 @@ def test_batch_limits_that_do_not_fit_are_refused_before_anything_is_written(rec
 def test_a_new_max_update_that_would_have_changed_the_rates_is_refused(recipe):
     recipe = dataclasses.replace(recipe, schedule=PolynomialDecayConfig(lr=1e-2))
     Trainer(with_options(recipe, max_update=2)).train()
-    with pytest.raises(ConfigError, match="--max-update was 2, is 4, and the learning rates .* --total-num-update"):
+    with pytest.raises(ConfigError, match="end after update 2, now 4, and the learning rates .* --total-num-update"):
         Trainer(with_options(recipe, max_update=4, resume=True)).train()
 
 

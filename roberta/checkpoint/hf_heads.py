@@ -108,6 +108,11 @@ def check_head(name: str, config: Any, *, embed_dim: int) -> None:
         raise ConfigError(
             f"head {name!r}: activation_fn is {config.activation_fn}; in a Hugging Face folder it is {usual}"
         )
+    if isinstance(config, SpanHeadConfig) and config.answerable:
+        raise ConfigError(
+            f"head {name!r} tells whether there is an answer; a Hugging Face folder has no place for that: "
+            "leave the head out, or train one with answerable off"
+        )
     if isinstance(config, SpanHeadConfig) and config.dropout:
         _LOGGER.warning("head %r: its dropout %g has no place in a Hugging Face folder", name, config.dropout)
     if isinstance(config, RegressionHeadConfig) and (config.minimum, config.maximum) != (0.0, 1.0):

@@ -37,6 +37,7 @@ CONFIG, STATE = "config.json", "state.json"
 TENSORS = ".safetensors"
 MODEL, OPTIMIZER = f"model{TENSORS}", f"optimizer{TENSORS}"
 STEP_PREFIX = "step_"
+BEST = "best"  # folder of the best model of a run
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def steps(run_dir: Path) -> list[Path]:
     """Return the checkpoint folders of a run, oldest first, whether or not they are intact."""
     found = run_dir.glob(STEP_PREFIX + "*")
     folders = [path for path in found if path.name[len(STEP_PREFIX) :].isdecimal() and path.is_dir()]
-    return sorted(folders, key=lambda path: int(path.name[len(STEP_PREFIX) :]))
+    return sorted(folders, key=_num_updates)
 
 
 def newest(run_dir: Path, *, check_content: bool = True) -> Path | None:
@@ -129,13 +130,19 @@ def save(
 def forget_after(run_dir: Path, num_updates: int) -> None:
     """Delete the checkpoint folders after an update, which a run that goes on from there found to be damaged."""
     for folder in steps(run_dir):
-        if int(folder.name[len(STEP_PREFIX) :]) > num_updates:
+        if _num_updates(folder) > num_updates:
             shutil.rmtree(folder)
 
 
-def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoint folders of a run, and what broken-off writing left behind."""
-    for folder in [*steps(run_dir)[:-keep], *run_dir.glob(TEMPORARY_PREFIX + "*")]:
+def prune(run_dir: Path, keep: int, keep_interval_updates: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoint folders of a run, and what broken-off writing left behind.
+
+    Those after a multiple of `keep_interval_updates` stay too.
+    """
+    for folder in steps(run_dir)[:-keep]:
+        if keep_interval_updates is None or _num_updates(folder) % keep_interval_updates:
+            shutil.rmtree(folder)
+    for folder in run_dir.glob(TEMPORARY_PREFIX + "*"):
         shutil.rmtree(folder)
 
 
@@ -185,6 +192,10 @@ def _read(folder: Path, *, training: bool) -> Checkpoint:
     except (ConfigError, SafetensorError, KeyError) as error:
         raise CheckpointError(f"{folder}: can't be read as a checkpoint: {error}") from error
     return Checkpoint(model, tokenizer, state)
+
+
+def _num_updates(folder: Path) -> int:
+    return int(folder.name[len(STEP_PREFIX) :])
 
 
 def _listed(folder: Path) -> dict[Path, str]:

@@ -2,9 +2,10 @@
 
 A criterion is built from its config and the name of the head that is trained. It is called with (model, batch) and
 returns (loss sum, sums to log); `metrics(sums, num_targets)` turns sums over any number of batches into the figures
-that people read, with `loss` among them.
+that people read, with `loss` among them. Where the outputs of the head are to be scored too, it does so in two steps:
+`outputs(model, batch)`, then `loss(outputs, batch)`.
 """
 
-from roberta.criterions import masked_lm
+from roberta.criterions import masked_lm, sentence_prediction, span
 
-__all__ = ["masked_lm"]
+__all__ = ["masked_lm", "sentence_prediction", "span"]

@@ -4,7 +4,8 @@ Both depend on sizes and seeds alone: not on the data, the number of processes o
 share the batches of an update, so a run that is resumed by more or fewer of them goes through the same samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,48 @@ def updates(
     for first in range(start, num_batches, update_freq * world_size):
         end = min(first + update_freq * world_size, num_batches)
         yield [turn + rank if turn + rank < end else None for turn in range(first, end, world_size)]
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How samples become the updates of a run, epoch after epoch (from 1), seen from one of its processes."""
+
+    sizes: NDArray[np.int64]  # (N,) tokens of each sample
+    order: Callable[[int], NDArray[np.int64]]  # of the samples in an epoch
+    batch_size: int | None
+    max_tokens: int | None
+    update_freq: tuple[int, ...]
+    world_size: int = 1
+    rank: int = 0
+
+    def num_updates(self, epoch: int) -> int:
+        """Return how many updates an epoch has."""
+        _, offsets = self._batches(epoch)
+        return -(-(len(offsets) - 1) // self._batches_per_update(epoch))
+
+    def updates(self, epoch: int, start: int = 0) -> Iterator[tuple[int, bool, list[NDArray[np.int64] | None]]]:
+        """Yield the updates of an epoch from batch `start` on, each as (the batch after it, is it the last, mine).
+
+        mine: the samples of each batch that this process computes. Every process gets as many; where an epoch ends,
+        some of them are None.
+        """
+        sample_ids, offsets = self._batches(epoch)
+        last = len(offsets) - 1
+        update_freq = self._batches_per_update(epoch) // self.world_size
+        for mine in updates(last, world_size=self.world_size, rank=self.rank, update_freq=update_freq, start=start):
+            start = min(start + update_freq * self.world_size, last)
+            yield (
+                start,
+                start == last,
+                [None if i is None else sample_ids[offsets[i] : offsets[i + 1]] for i in mine],
+            )
+
+    def _batches(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sample_ids = self.order(epoch)
+        return sample_ids, batches(self.sizes[sample_ids], batch_size=self.batch_size, max_tokens=self.max_tokens)
+
+    def _batches_per_update(self, epoch: int) -> int:
+        return self.update_freq[min(epoch, len(self.update_freq)) - 1] * self.world_size
 
 
 def first_beyond(sizes: NDArray[np.integer], limit: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from roberta import pretrained
 from roberta.checkpoint import native, onnx_format
 from roberta.data.tokenizer import Span, Tokenizer
 from roberta.errors import DataError
-from roberta.hub import alignment, border, features, filling, predicting, scoring, vocabulary
+from roberta.hub import alignment, answering, border, choosing, features, filling, predicting, scoring, vocabulary
 from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_texts, as_word_list
 from roberta.hub.features import Pooling
 from roberta.models.heads import ClassificationHeadConfig
@@ -354,6 +354,90 @@ class RobertaHubInterface(nn.Module):
         """
         classify = partial(predicting.zero_shot, self._engine, head, labels=labels, template=template)
         return self._answer(as_texts(texts), partial(classify, multi_label=multi_label, truncate=truncate))
+
+    def choose(
+        self,
+        context: str | Sequence[str],
+        question: str | Sequence[str],
+        options: Sequence[Any],
+        *,
+        head: str = "choice",
+        truncate: bool = False,
+    ) -> choosing.Choice | list[choosing.Choice]:
+        """Return which option answers a question about a context, with `.probabilities`; the context may be "".
+
+        A list of questions, with one context or one for each, and a list of options for each, gives a list.
+
+        Raises:
+            ConfigError: the model has no such head, or the head does not give one score to a sequence.
+            DataError: there are not as many of each, an option is empty, or there are fewer than two, or a sequence is
+                longer than `max_tokens`.
+
+        >>> from roberta.models.heads import ChoiceHeadConfig
+        >>> roberta.register_head("choice", ChoiceHeadConfig())  # a random one; roberta-finetune trains one
+        >>> choice = roberta.choose("It rained all day.", "How was the street?", ["wet", "dry", "hot"])
+        >>> choice.option == ["wet", "dry", "hot"][choice.index], len(choice.probabilities)
+        (True, 3)
+        """
+        choose = partial(choosing.choose, self._engine, head, truncate=truncate)
+        return self._answer(choosing.as_questions(context, question, options), choose)
+
+    def disambiguate_pronoun(
+        self, sentence: str | Sequence[str], candidates: Sequence[Any] | None = None, *, truncate: bool = False
+    ) -> Any:
+        """Return what the [pronoun] of a sentence stands for; where a _query_ is marked, whether it stands for that.
+
+        Each candidate takes the pronoun's place, and that with the best mean log-probability of its tokens wins; no
+        fine-tuning is needed, but it helps. Without candidates they are the noun phrases that spaCy finds. A list of
+        sentences, with a list of candidates for each, gives a list.
+
+        Raises:
+            ConfigError: the model has no masked-LM head, or candidates are not given and spaCy is not installed.
+            DataError: the marks are wrong, there are no candidates, or a sentence is longer than `max_tokens`.
+
+        >>> sentence = "The trophy would not fit in the suitcase because [it] was too big."
+        >>> roberta.disambiguate_pronoun(sentence, ["the trophy", "the suitcase"]) in ("the trophy", "the suitcase")
+        True
+        """
+        self.model.head_config(scoring.LM_HEAD)
+        sentences, single = as_texts(sentence)
+        given = [candidates] if single and candidates is not None else candidates
+        disambiguate = partial(choosing.disambiguate, self._engine, candidates=given, truncate=truncate)
+        return self._answer((sentences, single), disambiguate)
+
+    def answer(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        topk: int = 1,
+        *,
+        head: str = "span",
+        threshold: float | None = None,
+        max_answer_tokens: int = 30,
+        stride: int | None = None,
+    ) -> Any:
+        """Return what answers a question in a context: `.text`, its characters `.start` to `.end`, and `.probability`.
+
+        With a `topk` above 1 a list of the likeliest, best first. No answer is the text "" without a start, and the
+        best one where its probability is above `threshold`: 0.5 if not given and the head tells whether there is an
+        answer; a head that does not gives none only if there is a threshold, and takes `<s>` for no answer. A long
+        context is read in windows, `stride` tokens apart. Lists of questions, with a context for each or one for all,
+        give a list.
+
+        Raises:
+            ConfigError: the model has no such span head, or `stride` is out of range.
+            DataError: there is not one context for each question, a question takes more than half of `max_tokens`, or
+                `topk` or `max_answer_tokens` is below 1.
+
+        >>> from roberta.models.heads import SpanHeadConfig
+        >>> roberta.register_head("span", SpanHeadConfig())
+        >>> found = roberta.answer("Where was she born?", "Ada was born in London.")
+        >>> found.text == "Ada was born in London."[found.start : found.end]
+        True
+        """
+        find = partial(answering.answer, self._engine, head=head, topk=topk, threshold=threshold)
+        find = partial(find, max_answer_tokens=max_answer_tokens, stride=stride)
+        return self._answer(answering.as_pairs(question, context), find)
 
     def fill_mask(self, masked_input: str | Sequence[str], topk: int = 5) -> list[Any]:
         """Return the likeliest tokens for the one `<mask>` of a text: (filled text, probability, token), best first.

@@ -151,7 +151,8 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
     if isinstance(config, ChoiceHeadConfig):
         return logits
     if isinstance(config, SpanHeadConfig):
-        return layout.pack(layout.pad(logits, -torch.inf).log_softmax(dim=1))  # over the tokens of a sequence
+        spans = logits[:, :2]  # without the answerability; `answer` makes use of it
+        return layout.pack(layout.pad(spans, -torch.inf).log_softmax(dim=1))  # over the tokens of a sequence
     return logits.log_softmax(dim=-1)
 
 

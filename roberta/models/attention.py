@@ -5,8 +5,10 @@ Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from roberta.layout import SequenceLayout
 
@@ -21,6 +23,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropou
     q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)  # (B, H, S, D)
     return layout.pack(context.transpose(1, 2))  # (T, H, D)
+
+
+def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int, dropout_p: float) -> str:
+    """Return which of torch's kernels computes the attention of training on a device, for blocks of one length.
+
+    width: of a head. It is found by asking torch for small tensors of the kind; nothing is computed.
+    """
+    q = torch.empty(1, heads, 64, width, device=device, dtype=dtype, requires_grad=True)
+    chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, dropout_p=dropout_p))
+    return chosen.name.removesuffix("_ATTENTION").lower()
 
 
 def attention_probabilities(q: Tensor, k: Tensor) -> Tensor:

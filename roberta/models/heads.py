@@ -169,8 +169,12 @@ class SpanHeadConfig:
     """Options of a span head: for a token, the logits of being the first and the last one of the span."""
 
     rows: ClassVar[Rows] = "all"
-    num_outputs: ClassVar[int] = 2
     dropout: float = option(0.0, help=_DROPOUT)
+    answerable: bool = option(False, help="a third output, which counts at <s>: the logit of there being a span at all")
+
+    @property
+    def num_outputs(self) -> int:
+        return 3 if self.answerable else 2
 
 
 @HEADS.register("tagging", TaggingHeadConfig)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from roberta.config import option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
-from roberta.models.transformer import Activation, TransformerEncoder
+from roberta.models.transformer import Activation, Perturbation, TransformerEncoder
 from roberta.registry import HEADS, MODELS
 
 # The largest of each size that is taken for meant: far beyond any model, and small enough to be reckoned with.
@@ -40,13 +40,14 @@ class RobertaConfig:
     dropout: float = option(0.1, help="dropout after embeddings, attention and feed-forward")
     attention_dropout: float = option(0.1, help="dropout on the attention probabilities")
     activation_dropout: float = option(0.0, help="dropout after the activation of the feed-forward part")
+    encoder_layerdrop: float = option(0.0, help="chance of leaving a layer out of a training step (arXiv:1909.11556)")
     activation_fn: Activation = option("gelu", help="activation of the feed-forward part; gelu is the exact form")
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
             if not 1 <= getattr(self, name) <= largest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1 and at most {largest}")
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
+        for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
         if self.embed_dim % self.attention_heads:
@@ -76,6 +77,7 @@ class RobertaModel(nn.Module):
             attention_dropout=config.attention_dropout,
             activation_dropout=config.activation_dropout,
             activation_fn=config.activation_fn,
+            layerdrop=config.encoder_layerdrop,
         )
 
     def register_head(self, name: str, config: Any) -> None:
@@ -103,14 +105,15 @@ class RobertaModel(nn.Module):
         head: str | None = None,
         select: Tensor | None = None,
         targets: Tensor | None = None,
+        perturb: Perturbation | None = None,
     ) -> Tensor:
         """Map token ids (T,) to features, to the outputs of a head, or to its loss.
 
-        `select` (M,) int64 picks feature rows, all where not given.
+        `select` (M,) int64 picks feature rows, all where not given; `perturb` changes the token embeddings (T, C).
         Returns (M, C) features, or (M, K) outputs of `head`, or with `targets` (M,) the summed loss of a head that
         has one of its own.
         """
-        features = self.encoder(tokens, layout)  # (T, C)
+        features = self.encoder(tokens, layout, perturb)  # (T, C)
         rows = features if select is None else features.index_select(0, select)  # (M, C)
         if head is None:
             return rows

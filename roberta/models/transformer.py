@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention, attention_probabilities
@@ -19,6 +20,7 @@ LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
+Perturbation = Callable[[Tensor], Tensor]  # of token embeddings (T, C)
 
 
 def activation(name: Activation) -> Callable[[Tensor], Tensor]:
@@ -55,10 +57,10 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
-        """Map (T, C) to (T, C)."""
+        """Map (T, C) to (T, C), what `out_proj` still has to mix."""
         q, k, v = self._qkv(x)  # (T, H, D)
         context = attention(q, k, v, layout, dropout_p=self.dropout if self.training else 0.0)  # (T, H, D)
-        return self.out_proj(context.flatten(1))  # (T, C)
+        return context.flatten(1)  # (T, C)
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Map one sequence (S, C) to its attention probabilities without dropout: (H, S, S)."""
@@ -96,7 +98,11 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """Map (T, C) to (T, C)."""
-        context = F.dropout(self.self_attn(x, layout), self.dropout, self.training)
+        return self.combine(x, self.self_attn(x, layout))
+
+    def combine(self, x: Tensor, context: Tensor) -> Tensor:
+        """Map the input (T, C) and what attention found in it (T, C) to the output (T, C); row by row, no layout."""
+        context = F.dropout(self.self_attn.out_proj(context), self.dropout, self.training)
         x = self.self_attn_layer_norm(x + context)
         hidden = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
         return self.final_layer_norm(x + F.dropout(self.fc2(hidden), self.dropout, self.training))
@@ -119,9 +125,12 @@ class TransformerEncoder(nn.Module):
         attention_dropout: float,
         activation_dropout: float,
         activation_fn: Activation,
+        layerdrop: float = 0.0,
     ) -> None:
         super().__init__()
         self.dropout = dropout
+        self.layerdrop = layerdrop
+        self.checkpoint_activations = False  # set by who trains it
         self.first_position = padding_idx + 1
         self.embed_tokens = nn.Embedding(vocab_size, embed_dim, padding_idx)
         self.embed_positions = nn.Embedding(self.first_position + max_positions, embed_dim, padding_idx)
@@ -140,18 +149,29 @@ class TransformerEncoder(nn.Module):
         )
         self.apply(init_weights)
 
-    def embed(self, tokens: Tensor, layout: SequenceLayout) -> Tensor:
-        """Map token ids (T,) to the input of the first layer (T, C)."""
-        positions = self.embed_positions(layout.positions + self.first_position)  # (T, C)
-        x = self.layernorm_embedding(self.embed_tokens(tokens) + positions)
+    def embed(self, tokens: Tensor, layout: SequenceLayout, perturb: Perturbation | None = None) -> Tensor:
+        """Map token ids (T,) to the input of the first layer (T, C); `perturb` changes their embeddings first."""
+        x = self.embed_tokens(tokens)  # (T, C)
+        x = x if perturb is None else perturb(x)
+        x = self.layernorm_embedding(x + self.embed_positions(layout.positions + self.first_position))
         return F.dropout(x, self.dropout, self.training)
 
-    def forward(self, tokens: Tensor, layout: SequenceLayout) -> Tensor:
-        """Map token ids (T,) to the features of the last layer (T, C)."""
-        x = self.embed(tokens, layout)
-        for layer in self.layers:
-            x = layer(x, layout)
+    def forward(self, tokens: Tensor, layout: SequenceLayout, perturb: Perturbation | None = None) -> Tensor:
+        """Map token ids (T,) to the features of the last layer (T, C); `perturb` is that of `embed`."""
+        x = self.embed(tokens, layout, perturb)
+        for layer in self._kept_layers():
+            if self.checkpoint_activations and self.training:
+                x = checkpoint(layer, x, layout, use_reentrant=False)
+            else:
+                x = layer(x, layout)
         return x
+
+    def _kept_layers(self) -> list[nn.Module]:
+        """Return the layers of a forward pass: in training, each is left out with chance `layerdrop`."""
+        if not self.layerdrop or not self.training:
+            return list(self.layers)
+        draws = torch.rand(len(self.layers)).tolist()  # on the host
+        return [layer for layer, draw in zip(self.layers, draws, strict=True) if draw >= self.layerdrop]
 
     def all_hiddens(self, tokens: Tensor, layout: SequenceLayout) -> list[Tensor]:
         """Map token ids (T,) to the embedding output and the output of every layer, each (T, C)."""

@@ -20,12 +20,24 @@ class WarmupConfig:
 
     lr: float = option(5e-4, help="peak learning rate")
     warmup_updates: int = option(0, help="updates of linear warm-up to the peak")
+    warmup_ratio: float = option(0.0, help="the warm-up as a share of all updates, in the place of their number")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.lr < math.inf:
             raise ConfigError(f"--lr is {self.lr}; it must be positive")
         if self.warmup_updates < 0:
             raise ConfigError(f"--warmup-updates is {self.warmup_updates}; it must be at least 0")
+        if not 0.0 <= self.warmup_ratio <= 1.0:
+            raise ConfigError(f"--warmup-ratio is {self.warmup_ratio}; it must lie between 0 and 1")
+        if self.warmup_ratio and self.warmup_updates:
+            raise ConfigError(
+                f"--warmup-ratio {self.warmup_ratio} and --warmup-updates {self.warmup_updates} contradict each other; "
+                "set one of them to 0"
+            )
+
+    def warmup(self, total: int) -> int:
+        """Return the updates of warm-up in a schedule of `total` updates."""
+        return round(self.warmup_ratio * total) or self.warmup_updates
 
 
 @dataclass(frozen=True)
@@ -53,13 +65,13 @@ def polynomial_decay(config: PolynomialDecayConfig, max_update: int) -> Schedule
     Raises:
         ConfigError: the warm-up is longer than the schedule.
     """
-    warmup, total = config.warmup_updates, _total(config.total_num_update, max_update, config.warmup_updates)
+    warmup, total = _span(config, max_update if config.total_num_update is None else config.total_num_update)
 
     def decay(num_updates: int) -> float:
         remaining = 1.0 - (num_updates - warmup) / (total - warmup) if num_updates < total else 0.0
         return (config.lr - config.end_learning_rate) * remaining**config.power + config.end_learning_rate
 
-    return _after_warmup(config, decay)
+    return _after_warmup(warmup, config, decay)
 
 
 @dataclass(frozen=True)
@@ -77,13 +89,13 @@ def cosine(config: CosineConfig, max_update: int) -> Schedule:
     Raises:
         ConfigError: the warm-up is longer than the schedule.
     """
-    warmup, total = config.warmup_updates, _total(config.total_num_update, max_update, config.warmup_updates)
+    warmup, total = _span(config, max_update if config.total_num_update is None else config.total_num_update)
 
     def decay(num_updates: int) -> float:
         done = (num_updates - warmup) / (total - warmup) if num_updates < total else 1.0
         return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1.0 + math.cos(math.pi * done))
 
-    return _after_warmup(config, decay)
+    return _after_warmup(warmup, config, decay)
 
 
 @dataclass(frozen=True)
@@ -100,13 +112,14 @@ def inverse_sqrt(config: InverseSqrtConfig, max_update: int) -> Schedule:
     Raises:
         ConfigError: there is no warm-up, which the decay starts from.
     """
-    if not config.warmup_updates:
+    warmup = config.warmup(max_update)
+    if not warmup:
         raise ConfigError("--lr-scheduler inverse_sqrt decays from the end of its warm-up; give --warmup-updates")
 
     def decay(num_updates: int) -> float:
-        return config.lr * (config.warmup_updates / num_updates) ** 0.5
+        return config.lr * (warmup / num_updates) ** 0.5
 
-    return _after_warmup(config, decay, config.warmup_init_lr)
+    return _after_warmup(warmup, config, decay, config.warmup_init_lr)
 
 
 @dataclass(frozen=True)
@@ -117,7 +130,7 @@ class FixedConfig(WarmupConfig):
 @SCHEDULES.register("fixed", FixedConfig)
 def fixed(config: FixedConfig, max_update: int) -> Schedule:
     """Return linear warm-up to `lr`, which then stays."""
-    return _after_warmup(config, lambda num_updates: config.lr)
+    return _after_warmup(config.warmup(max_update), config, lambda num_updates: config.lr)
 
 
 @dataclass(frozen=True)
@@ -136,21 +149,21 @@ def warmup_stable_decay(config: WarmupStableDecayConfig, max_update: int) -> Sch
     Raises:
         ConfigError: warm-up and decay together are longer than the run.
     """
-    if not 0 <= config.decay_updates <= max_update - config.warmup_updates:
+    warmup = config.warmup(max_update)
+    if not 0 <= config.decay_updates <= max_update - warmup:
         raise ConfigError(
-            f"--decay-updates {config.decay_updates} and --warmup-updates {config.warmup_updates} "
+            f"--decay-updates {config.decay_updates} and --warmup-updates {warmup} "
             f"do not fit into --max-update {max_update}"
         )
 
     def decay(num_updates: int) -> float:
         return config.lr * min(1.0, max(0, max_update - num_updates) / max(1, config.decay_updates))
 
-    return _after_warmup(config, decay)
+    return _after_warmup(warmup, config, decay)
 
 
-def _after_warmup(config: WarmupConfig, decay: Schedule, initial_lr: float = 0.0) -> Schedule:
+def _after_warmup(warmup: int, config: WarmupConfig, decay: Schedule, initial_lr: float = 0.0) -> Schedule:
     """Return a schedule that rises from `initial_lr` to the peak, then goes on as `decay` says."""
-    warmup = config.warmup_updates
 
     def lr(num_updates: int) -> float:
         if num_updates < warmup:
@@ -160,8 +173,9 @@ def _after_warmup(config: WarmupConfig, decay: Schedule, initial_lr: float = 0.0
     return lr
 
 
-def _total(total_num_update: int | None, max_update: int, warmup_updates: int) -> int:
-    total = max_update if total_num_update is None else total_num_update
-    if warmup_updates > total:
-        raise ConfigError(f"--warmup-updates {warmup_updates} is more than the {total} updates of the schedule")
-    return total
+def _span(config: WarmupConfig, total: int) -> tuple[int, int]:
+    """Return the updates of warm-up and of the whole schedule."""
+    warmup = config.warmup(total)
+    if warmup > total:
+        raise ConfigError(f"--warmup-updates {warmup} is more than the {total} updates of the schedule")
+    return warmup, total

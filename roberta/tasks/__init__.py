@@ -1,5 +1,5 @@
 """Tasks. Importing this package registers all of them."""
 
-from roberta.tasks import masked_lm
+from roberta.tasks import masked_lm, span
 
-__all__ = ["masked_lm"]
+__all__ = ["masked_lm", "span"]

@@ -19,7 +19,7 @@ from roberta.data.dictionary import FILE_NAME
 from roberta.data.masking import Masker, MaskingConfig
 from roberta.data.stream import ConcatStream, open_split
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import ConfigError, DataError
+from roberta.errors import ConfigError, DataError, VocabError
 from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import MaskedLMHeadConfig
 from roberta.registry import TASKS
@@ -83,10 +83,14 @@ class MaskedLMTask(Task):
 
     head = "lm"
 
-    def __init__(self, config: MaskedLMTaskConfig) -> None:
+    def __init__(self, config: MaskedLMTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config
         self.folders = _folders(config)
         self.tokenizer = Tokenizer.load(self.folders[0])
+        if tokenizer is not None and tokenizer.dictionary != self.tokenizer.dictionary:
+            raise VocabError(
+                f"{self.folders[0]}: its dictionary is not the model's; run roberta-preprocess with the model's --vocab"
+            )
         for folder in self.folders[1:]:
             if Tokenizer.load(folder).dictionary != self.tokenizer.dictionary:
                 raise DataError(f"{folder}: its dictionary is not that of {self.folders[0]}; binarise both with one")

@@ -1,14 +1,18 @@
 """What a task is: it says what an example is, and which head it trains. Nothing else.
 
 Batching, shuffling, sharding and resuming need only `sizes`; models and optimizers do not appear here.
+
+Shapes: N samples, K outputs of a head.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roberta.data.batching import order
 from roberta.data.tokenizer import Tokenizer
 from roberta.layout import Batch
 
@@ -17,17 +21,34 @@ class Samples(ABC):
     """The samples of one split."""
 
     sizes: NDArray[np.int64]  # (N,) tokens of each sample
+    metric: str = "loss"  # the figure of a validation that tells which checkpoint is the best
+    maximise: bool = False  # whether the best is the one with the highest
 
     @abstractmethod
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return these samples packed, as they are in this epoch of a run with this seed."""
+
+    def score(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """Return the figures that need the outputs of the head for all samples; `metric` is among them.
+
+        outputs: for each sample (rows, K), as many rows as `Batch.rows_per_sample` says. Asked for only where `metric`
+        is not the loss.
+        """
+        raise NotImplementedError
+
+    def order(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Return the samples of an epoch in the order in which they are trained on."""
+        return order(len(self), seed=seed, epoch=epoch)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
 
 class Task(ABC):
-    """A source of samples for one kind of training, and the head that learns from them."""
+    """A source of samples for one kind of training, and the head that learns from them.
+
+    It is built from its config and the tokenizer of the model that training starts from, or None where it starts anew.
+    """
 
     tokenizer: Tokenizer
     head: str  # the name of the head that is trained

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from roberta.data.tokenizer import Tokenizer
 from roberta.hub import from_pretrained
 from roberta_cli import entry, evaluate, quickstart, train
 
@@ -89,7 +88,7 @@ def test_a_user_module_brings_its_own_components(data_bin, tmp_path, monkeypatch
             ["no-such-folder", "--save-dir", "run", "--max-update", "1", "--batch-size", "1"],
             "no-such-folder: no dict.txt there",
         ),
-        (["data", "--save-dir", "run", "--batch-size", "1"], "required: --max-update"),
+        (["data", "--save-dir", "run", "--batch-size", "1"], "give --max-update, --max-epoch or both"),
         (
             ["data", "--save-dir", "run", "--max-update", "1", "--batch-size", "1", "--preset", "roberta.bsae"],
             "mean roberta.base",
@@ -159,121 +158,6 @@ def test_an_eval_of_another_vocabulary_is_refused(run_dir, data_bin, tmp_path, c
     (tmp_path / "dict.txt").write_text("".join([lines[1], lines[0], *lines[2:]]))
     assert evaluate.main(["masked_lm", str(tmp_path), "--model", str(run_dir)]) == 3
     assert "its dictionary is not the model's" in capsys.readouterr().err
-
-
-MNLI_HEADER = [
-    "index",
-    "promptID",
-    "pairID",
-    "genre",
-    "p1",
-    "p2",
-    "p3",
-    "p4",
-    "sentence1",
-    "sentence2",
-    "label1",
-    "gold_label",
-]
-
-
-def write_mnli(path: Path, rows: list[tuple[str, str, str]]) -> Path:
-    lines = ["\t".join(MNLI_HEADER)]
-    lines += ["\t".join([*["x"] * 8, premise, hypothesis, label, label]) for premise, hypothesis, label in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def mnli_model(run_dir, tmp_path_factory):
-    from roberta.checkpoint import native
-
-    roberta = from_pretrained(run_dir)
-    torch.manual_seed(0)
-    roberta.register_classification_head("mnli", num_classes=3)
-    folder = tmp_path_factory.mktemp("mnli") / "model"
-    native.save(folder, roberta.model, Tokenizer.load())
-    return folder
-
-
-def test_eval_counts_the_right_predictions_of_an_mnli_head(mnli_model, tmp_path, capsys):
-    texts = [
-        ('He said "no', "He spoke."),
-        ("A man sleeps.", "A man runs."),
-        ("It rains.", "The sun shines and it is warm."),
-    ]
-    roberta = from_pretrained(mnli_model)
-    names = ("contradiction", "neutral", "entailment")
-    answers = [names[int(roberta.predict("mnli", roberta.encode(*pair)).argmax())] for pair in texts]
-    wrong = names[(names.index(answers[1]) + 1) % 3]
-    rows = [(*texts[0], answers[0]), (*texts[1], wrong), (*texts[2], answers[2])]
-    path = write_mnli(tmp_path / "dev.tsv", rows)
-    assert evaluate.main(["mnli", str(path), "--model", str(mnli_model), "--device", "cpu"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert (result["correct"], result["num_examples"], result["accuracy"]) == (2, 3, pytest.approx(2 / 3))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda text: text.replace("gold_label", "label"), ":1: 12 columns, the last one ('label',)"),
-        (
-            lambda text: text.replace("\tneutral\n", "\t-\n"),
-            ":2: label '-'; allowed: contradiction, entailment, neutral",
-        ),
-        (lambda text: text.replace("x\tx", "x", 1), ":2: 11 columns, the header has 12"),
-        (lambda text: text.split("\n")[0], "a header and no rows"),
-    ],
-)
-def test_files_that_are_no_mnli_are_refused_with_the_line(change, message, mnli_model, tmp_path, capsys):
-    path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "neutral")])
-    path.write_text(change(path.read_text()))
-    assert evaluate.main(["mnli", str(path), "--model", str(mnli_model)]) == 2
-    assert f"dev.tsv{message}" in capsys.readouterr().err.replace(": a header", "a header")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--head", "lm"], "head 'lm' is of kind masked_lm; accuracy needs a classification head"),
-        (["--head", "mnly"], "did you mean mnli?"),
-        (["--max-tokens", "-5"], "--max-tokens is -5"),
-    ],
-)
-def test_eval_options_that_do_not_fit_are_refused(options, message, mnli_model, tmp_path, capsys):
-    path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "neutral")])
-    assert evaluate.main(["mnli", str(path), "--model", str(mnli_model), *options]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_text_that_is_too_long_is_named_by_its_line(mnli_model, tmp_path, capsys):
-    path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "neutral"), ("a " * 90, "b", "neutral")])
-    assert evaluate.main(["mnli", str(path), "--model", str(mnli_model)]) == 2
-    assert "dev.tsv:3: 9" in capsys.readouterr().err
-
-
-def test_the_heads_own_labels_go_before_the_published_ones(run_dir, tmp_path, capsys):
-    from roberta.checkpoint import native
-
-    roberta = from_pretrained(run_dir)
-    accuracies = []
-    for labels in (("contradiction", "neutral", "entailment"), ("entailment", "neutral", "contradiction")):
-        torch.manual_seed(0)
-        roberta.register_classification_head("mnli", num_classes=3, labels=labels)
-        roberta.model.heads["mnli"].out_proj.bias.data += torch.tensor([9.0, 0.0, 0.0])  # always the first
-        native.save(tmp_path / "model", roberta.model, Tokenizer.load())
-        path = write_mnli(tmp_path / "dev.tsv", [("a", "b", "contradiction")])
-        assert evaluate.main(["mnli", str(path), "--model", str(tmp_path / "model"), "--device", "cpu"]) == 0
-        accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
-    assert accuracies == [1.0, 0.0]
-
-
-def test_eval_reads_the_genuine_mnli_file(shared, capsys):
-    data = shared / "data/glue_data/MNLI/dev_matched.tsv"
-    assert evaluate.main(["mnli", str(data), "--model", str(shared / "golden/ckpt2019"), "--device", "cpu"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["num_examples"] == 1000
-    assert 0.2 < result["accuracy"] < 0.5  # random weights
 
 
 def test_the_quickstart_goes_the_whole_way(tmp_path, capsys, monkeypatch):

@@ -15,7 +15,7 @@ def test_updates_equal_the_formula_with_eps_before_bias_correction(weight_decay)
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(7, 3, dtype=torch.float64))
     config = AdamConfig(adam_betas=(0.9, 0.98), adam_eps=1e-3, weight_decay=weight_decay)
-    optimizer = adam(config, [parameter])
+    optimizer = adam(config, [("weight", parameter)])
     p, m, v = parameter.detach().numpy().copy(), 0.0, 0.0
     for step in range(1, 12):
         lr = 0.01 / step
@@ -35,7 +35,7 @@ def test_updates_equal_the_formula_with_eps_before_bias_correction(weight_decay)
 def test_the_form_differs_from_torchs_adamw():
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
-    optimizer = adam(AdamConfig(adam_eps=1e-3, weight_decay=0.0), [ours])
+    optimizer = adam(AdamConfig(adam_eps=1e-3, weight_decay=0.0), [("weight", ours)])
     optimizer.param_groups[0]["lr"] = 0.01
     torchs = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.98), eps=1e-3, weight_decay=0.0)
     ours.grad = theirs.grad = torch.full((3,), 1e-3)

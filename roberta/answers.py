@@ -1,0 +1,207 @@
+"""From the outputs of a span head to answers: the likeliest spans of a passage, over all windows that it was read in.
+
+Numbers and characters only: which rows belong to the passage, and which characters its tokens touch, is told.
+
+Shapes: L tokens of a passage in a window, A longest answer in tokens, N tokens of the passage.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roberta.errors import StorageError
+
+PREDICTIONS, NBEST, NA_PROBS = "predictions.json", "nbest.json", "na_prob.json"
+
+
+@dataclass(frozen=True)
+class WindowOutputs:
+    """What a span head says of one window of a passage."""
+
+    first: int  # the token of the passage that row 0 stands for
+    starts: NDArray[np.floating]  # (L,) logits of beginning the answer; -inf where another window sees more around it
+    ends: NDArray[np.floating]  # (L,) logits of ending it
+    null: float  # the logits of `<s>` as both
+    answerable: float | None = None  # the logit of the answer being there, from a head that knows it
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A piece of a passage, white space around it left out, or no answer: the empty text, which lies nowhere."""
+
+    text: str
+    start: int | None  # characters of the passage
+    end: int | None
+    probability: float
+    start_logit: float = 0.0
+    end_logit: float = 0.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The likeliest answers to a question, best first, each of another text, and how likely there is none.
+
+    The probabilities are those among all spans of the passage that may be answers, if there is an answer.
+    """
+
+    best: tuple[Answer, ...]
+    no_answer_probability: float
+
+    def text(self, threshold: float = 1.0) -> str:
+        """Return the best answer, or the empty text where no answer is likelier than `threshold`."""
+        return "" if self.no_answer_probability > threshold or not self.best else self.best[0].text
+
+
+def find_answers(
+    context: str,
+    character_spans: NDArray[np.integer],
+    windows: Iterable[WindowOutputs],
+    *,
+    max_answer_tokens: int,
+    n_best: int,
+) -> Answers:
+    """Return the likeliest answers in a passage.
+
+    character_spans: (N, 2) the characters that each token touches. A span begins in the window that sees most around
+    its first token, has at most `max_answer_tokens`, and scores the sum of its two logits. That there is no answer has
+    the least probability that a window gives: of its classifier, or without one of `<s>` against the best span.
+    """
+    parts = list(windows)
+    best = _best(context, character_spans, parts, max_answer_tokens, n_best)
+    if parts[0].answerable is None:
+        margin = (best[0].start_logit + best[0].end_logit if best else -np.inf) - min(part.null for part in parts)
+    else:
+        margin = max(part.answerable for part in parts if part.answerable is not None)
+    return Answers(tuple(best), _logistic(-margin))
+
+
+def write_answers(folder: Path, answers: Mapping[str, Answers], *, threshold: float) -> None:
+    """Write `predictions.json`, `nbest.json` and `na_prob.json`, each by the id of the question, in SQuAD's forms.
+
+    Where no answer is likelier than `threshold`, the prediction is the empty text.
+
+    Raises:
+        StorageError: a file can't be written.
+    """
+    nbest = {
+        name: [
+            {
+                "text": answer.text,
+                "probability": answer.probability,
+                "start_logit": answer.start_logit,
+                "end_logit": answer.end_logit,
+            }
+            for answer in found.best
+        ]
+        for name, found in answers.items()
+    }
+    _write_json(folder / PREDICTIONS, {name: found.text(threshold) for name, found in answers.items()})
+    _write_json(folder / NBEST, nbest)
+    _write_json(folder / NA_PROBS, {name: found.no_answer_probability for name, found in answers.items()})
+
+
+def _best(
+    context: str,
+    character_spans: NDArray[np.integer],
+    windows: Sequence[WindowOutputs],
+    max_answer_tokens: int,
+    n_best: int,
+) -> list[Answer]:
+    """Return the `n_best` likeliest answers of different texts, or as many as there are."""
+    num_spans = 2 * n_best  # of each window: some texts occur several times
+    while True:
+        totals, found = zip(*(_spans(window, max_answer_tokens, num_spans) for window in windows), strict=True)
+        spans = np.concatenate(found)
+        by_score = spans[np.argsort(-spans[:, 0], kind="stable")]
+        texts = _distinct(context, character_spans, by_score, float(np.logaddexp.reduce(totals)))
+        best = list(islice(texts, n_best))
+        if len(best) == n_best or all(len(some) < num_spans for some in found):
+            return best
+        num_spans *= 4
+
+
+def _spans(window: WindowOutputs, max_answer_tokens: int, num_spans: int) -> tuple[float, NDArray[np.float64]]:
+    """Return the log of the summed exponentials of all spans' scores, and the best spans.
+
+    A span is (score, first and last token of the passage, logit of the first, logit of the last): (num_spans, 5).
+    """
+    starts, ends = window.starts.astype(np.float64), window.ends.astype(np.float64)
+    reach = min(max_answer_tokens, len(starts))
+    if not reach or starts.max() == -np.inf:
+        return -np.inf, np.empty((0, 5))
+    following = np.lib.stride_tricks.sliding_window_view(np.append(ends, [-np.inf] * (reach - 1)), reach)  # (L, A)
+    best_of_row = starts + following.max(axis=1)
+    rows = np.sort(_largest(best_of_row, num_spans))  # they hold the best spans
+    scores = (starts[rows, None] + following[rows]).ravel()
+    cells = np.sort(_largest(scores, num_spans))
+    cells = cells[scores[cells] > -np.inf]
+    firsts, extents = rows[cells // reach], cells % reach
+    lasts = firsts + extents
+    tokens = window.first + firsts, window.first + lasts
+    spans = np.stack((scores[cells], *tokens, starts[firsts], ends[lasts]), axis=1)
+    return _log_total(starts, following, highest=float(best_of_row.max())), spans
+
+
+def _largest(values: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Return the indices of the `count` largest of (N,) values, in any order."""
+    return np.arange(len(values)) if count >= len(values) else np.argpartition(values, -count)[-count:]
+
+
+def _log_total(starts: NDArray[np.float64], following: NDArray[np.float64], *, highest: float) -> float:
+    """Return log of the sum over rows of exp(start) times the sum of exp(end) over those that follow."""
+    top = float(starts.max()), float(following.max())
+    weights = np.exp(following[:, 0] - top[1])
+    padded = np.append(weights, np.zeros(following.shape[1] - 1))
+    sums = np.lib.stride_tricks.sliding_window_view(padded, following.shape[1]).sum(axis=1)
+    total = float(np.exp(starts - top[0]) @ sums)
+    return max(highest, sum(top) + log(total)) if total > 0 else highest  # no float reaches so far down
+
+
+def _distinct(
+    context: str, character_spans: NDArray[np.integer], spans: NDArray[np.float64], total: float
+) -> Iterator[Answer]:
+    """Yield the answers of the best spans, each text once, none that is white space alone."""
+    seen = {""}
+    for score, first, last, start_logit, end_logit in spans.tolist():
+        start, end = trimmed(context, int(character_spans[int(first), 0]), int(character_spans[int(last), 1]))
+        text = context[start:end]
+        if text not in seen:
+            seen.add(text)
+            yield Answer(text, start, end, exp(score - total), start_logit, end_logit)
+
+
+def trimmed(context: str, start: int, end: int) -> tuple[int, int]:
+    """Return a range of characters without the white space at its ends.
+
+    >>> trimmed("in 1815 .", 2, 8)
+    (3, 7)
+    """
+    inner = context[start:end].lstrip()
+    return end - len(inner), end - len(inner) + len(inner.rstrip())
+
+
+def _logistic(value: float) -> float:
+    return 1 / (1 + exp(-value)) if value >= 0 else exp(value) / (1 + exp(value))
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(values, file, ensure_ascii=False, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error

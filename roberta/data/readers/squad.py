@@ -1,0 +1,144 @@
+"""SQuAD 1.1 and 2.0 in their JSON (arXiv:1606.05250, arXiv:1806.03822): questions, passages, and where answers begin.
+
+The two versions differ in `is_impossible`, which only 2.0 has. Offsets count characters, as Python does.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from roberta.data.text import read_lines
+from roberta.errors import DataError
+
+Version = Literal["1.1", "2.0"]
+
+_TRAITS: dict[Version, str] = {
+    "1.1": "all questions of 1.1 have answers, so nothing in it teaches or tests when to give none",
+    "2.0": "some questions of 2.0 have no answer, which a model for 1.1 can't say",
+}
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a passage, and its gold answers: none if it can't be answered, or if they are not told."""
+
+    id: str
+    title: str
+    context: str
+    question: str
+    answers: tuple[tuple[str, int], ...]  # text, and the character of the context at which it starts
+    is_impossible: bool
+    source: str  # `file: place in the JSON`
+
+
+def read_squad(path: Path, version: Version | None = None) -> list[Question]:
+    """Return the questions of a SQuAD file in its order; with a `version`, of that version alone.
+
+    Answers are given as they stand there, also where the context reads otherwise; see `with_answers_in_place`.
+
+    Raises:
+        DataError: the file can't be read, is not SQuAD's JSON, is of the other version, or holds an id twice or an
+            empty context; the message names the place.
+    """
+    text = "\n".join(read_lines(path))
+    try:
+        contents = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DataError(f"{path}{line}: not JSON: {error}; get the file again") from error
+    questions = list(_questions(contents, path))
+    if not questions:
+        raise DataError(f"{path}: no questions there; get the file again")
+    found = _version(contents, path)
+    if version is not None and found != version:
+        raise DataError(f"{path}: this is SQuAD {found}, but {version} is asked for; {_TRAITS[found]}")
+    first: dict[str, str] = {}
+    for question in questions:
+        if question.id in first:
+            raise DataError(f"{question.source}: id {question.id!r} is that of {first[question.id]} too; drop one")
+        first[question.id] = question.source
+    return questions
+
+
+def with_answers_in_place(questions: Sequence[Question]) -> list[Question]:
+    """Return the questions that can be learnt from, without answers that do not stand where they are said to start.
+
+    What is left out is counted in one log line: such answers, and then questions that have none left.
+    """
+    kept, lost_answers = [], 0
+    for question in questions:
+        answers = tuple(
+            (text, start) for text, start in question.answers if text and question.context.startswith(text, start)
+        )
+        lost_answers += len(question.answers) - len(answers)
+        if answers or question.is_impossible:
+            kept.append(question if len(answers) == len(question.answers) else replace(question, answers=answers))
+    if lost_answers or len(kept) < len(questions):
+        _LOGGER.warning(
+            "%s: %d answers do not stand where they are said to start; with them, %d of %d questions are left out",
+            questions[0].source.partition(": ")[0],
+            lost_answers,
+            len(questions) - len(kept),
+            len(questions),
+        )
+    return kept
+
+
+def _questions(contents: Any, path: Path) -> Iterator[Question]:
+    place = f"{path}: "
+    for i, article in enumerate(_member(contents, "data", list, f"{path}: the file")):
+        title = _member(article, "title", str, f"{place}data[{i}]", default="")
+        for j, paragraph in enumerate(_member(article, "paragraphs", list, f"{place}data[{i}]")):
+            inner = f"{place}data[{i}].paragraphs[{j}]"
+            context = _member(paragraph, "context", str, inner)
+            if not context.strip():
+                raise DataError(f"{inner}: the context is empty; leave the paragraph out")
+            for k, asked in enumerate(_member(paragraph, "qas", list, inner)):
+                yield _question(asked, title, context, f"{inner}.qas[{k}]")
+
+
+def _question(asked: Any, title: str, context: str, source: str) -> Question:
+    name = _member(asked, "id", str, source)
+    is_impossible = _member(asked, "is_impossible", bool, source, default=False)
+    answers = tuple(
+        (
+            _member(answer, "text", str, f"{source}.answers[{number}]"),
+            _member(answer, "answer_start", int, f"{source}.answers[{number}]"),
+        )
+        for number, answer in enumerate(_member(asked, "answers", list, source, default=[]))
+    )
+    if negative := [start for _, start in answers if start < 0]:
+        raise DataError(f"{source}: answer_start is {negative[0]}; it counts characters of the context from 0")
+    if is_impossible and answers:
+        raise DataError(f"{source}: is_impossible is true, but there are {len(answers)} answers; remove either")
+    return Question(name, title, context, _member(asked, "question", str, source), answers, is_impossible, source)
+
+
+def _member(values: Any, name: str, kind: type, source: str, default: Any = None) -> Any:
+    """Return a member of a JSON object, checked to be of a type."""
+    if not isinstance(values, dict):
+        raise DataError(f"{source}: expected an object, found {type(values).__name__}; is it SQuAD's JSON?")
+    value = values.get(name, default)
+    if type(value) is not kind:
+        found = f"found {value!r:.40}" if name in values else "it is missing"
+        raise DataError(f"{source}: expected {name} of type {kind.__name__}, {found}; is it SQuAD's JSON?")
+    return value
+
+
+def _version(contents: dict[str, Any], path: Path) -> Version:
+    """Return the version that the file says it has, or else the one that its questions show."""
+    shown: Version = "1.1"
+    for article in contents["data"]:
+        for paragraph in article["paragraphs"]:
+            if any("is_impossible" in asked for asked in paragraph["qas"]):
+                shown = "2.0"
+    said = str(contents.get("version", "")).removeprefix("v")
+    if said not in get_args(Version):
+        return shown
+    if said == "1.1" and shown == "2.0":
+        raise DataError(f"{path}: its version is 1.1, but its questions have is_impossible; correct one of them")
+    return "1.1" if said == "1.1" else "2.0"

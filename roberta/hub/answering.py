@@ -1,0 +1,111 @@
+"""Answers to questions from passages of any length, by a span head.
+
+Shapes: S tokens of a window, K outputs of the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roberta.answers import Answer, Answers
+from roberta.data.windows import Windows, WindowSizes
+from roberta.errors import ConfigError, DataError
+from roberta.hub.border import Engine, as_texts
+from roberta.hub.predicting import batched_logits
+from roberta.models.heads import SpanHeadConfig
+
+NO_ANSWER_THRESHOLD = 0.5  # where the head tells whether there is an answer, and none is given
+
+
+def as_pairs(questions: str | Sequence[str], contexts: str | Sequence[str]) -> tuple[list[tuple[str, str]], bool]:
+    """Return each question with its context, and whether it is a single one; one context serves all questions.
+
+    Raises:
+        DataError: neither is a text or a list of texts, or there is not one context for each question.
+    """
+    asked, single = as_texts(questions)
+    given, is_shared = as_texts(contexts)
+    if is_shared:
+        given = given * len(asked)
+    if len(given) != len(asked):
+        raise DataError(f"{len(asked)} questions and {len(given)} contexts; give one context for each, or one for all")
+    return list(zip(asked, given, strict=True)), single and is_shared
+
+
+def answer(
+    engine: Engine,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    head: str,
+    topk: int,
+    threshold: float | None,
+    max_answer_tokens: int,
+    stride: int | None,
+) -> list[Any]:
+    """Return the `topk` likeliest answers to each question from its context, in input order; for 1 without a list.
+
+    Raises:
+        ConfigError: the model has no such head, it is no span head, or the windows would lose tokens.
+        DataError: `topk` or `max_answer_tokens` is below 1, or a question is too long.
+    """
+    config = engine.model.head_config(head)
+    if not isinstance(config, SpanHeadConfig):
+        raise ConfigError(
+            f"head {head!r} ({type(config).__name__}) finds no spans; train one with roberta-finetune squad"
+        )
+    for name, value in (("topk", topk), ("max_answer_tokens", max_answer_tokens)):
+        if value < 1:
+            raise DataError(f"{name} is {value}; it must be at least 1")
+    windows = _windows(engine, pairs, stride)
+    outputs = _outputs(engine, head, windows)
+    if threshold is None and config.answerable:
+        threshold = NO_ANSWER_THRESHOLD
+    found = windows.answers(outputs, max_answer_tokens=max_answer_tokens, n_best=topk)
+    best = [ranked(answers, threshold)[:topk] for answers in found]
+    return best if topk > 1 else [answers[0] for answers in best]
+
+
+def ranked(answers: Answers, threshold: float | None) -> list[Answer]:
+    """Return answers, and no answer as one of them, best first: no answer is the best where it is above `threshold`.
+
+    The probabilities are then those of all of them together. Without a threshold there is always an answer, unless
+    there is no place for one.
+    """
+    if not answers.best or threshold is None:
+        return list(answers.best) or [Answer("", None, None, 1.0)]
+    probability = answers.no_answer_probability
+    none = Answer("", None, None, probability)
+    first, *rest = [replace(found, probability=found.probability * (1 - probability)) for found in answers.best]
+    if probability > threshold:
+        return [none, first, *rest]
+    return [first, *sorted((none, *rest), key=lambda found: -found.probability)]
+
+
+def _windows(engine: Engine, pairs: Sequence[tuple[str, str]], stride: int | None) -> Windows:
+    max_tokens = engine.model.config.max_positions
+    sizes = WindowSizes(
+        max_tokens=max_tokens,
+        stride=max_tokens // 4 if stride is None else stride,
+        max_question_tokens=max_tokens // 2,
+    )
+    windows = Windows(engine.tokenizer, [question for question, _ in pairs], [context for _, context in pairs], sizes)
+    if windows.num_cut:
+        raise DataError(
+            f"{windows.num_cut} of the questions have more than {sizes.max_question_tokens} tokens; "
+            "no room is left for the context: shorten them"
+        )
+    return windows
+
+
+def _outputs(engine: Engine, head: str, windows: Windows) -> list[NDArray[np.float32]]:
+    """Return what the head says of each window: (S, K)."""
+    outputs: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows)
+    sequences = [windows.tokens(window).tolist() for window in range(len(windows))]
+    for indices, logits in batched_logits(engine, head, sequences):
+        ends = np.cumsum(windows.sizes[indices])[:-1]
+        for index, rows in zip(indices, np.split(logits.float().cpu().numpy(), ends), strict=True):
+            outputs[index] = rows
+    return outputs

@@ -1,0 +1,270 @@
+"""Learning curves of one or several runs, drawn from their logs with matplotlib.
+
+The library draws into a file and needs no screen; matplotlib's global state stays as it was.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roberta.errors import ConfigError, DataError, StorageError, choices
+
+LOG = "log.jsonl"
+FORMATS = (".svg", ".png", ".pdf")
+UPDATE = "num_updates"
+XAxis = Literal["num_updates", "tokens", "seconds"]
+
+Series = Mapping[str, NDArray[np.float64]]
+
+_X_LABELS: Mapping[XAxis, str] = {"num_updates": "updates", "tokens": "tokens", "seconds": "hours of training"}
+_SECONDS_PER_HOUR = 3600
+_PANELS = {"lr": "learning rate", "tokens_per_s": "tokens/s"}
+_COLOURS = (
+    "#3465a4",
+    "#c4473a",
+    "#4c9a2a",
+    "#8e5bb0",
+    "#d98b1f",
+    "#2a9d9d",
+    "#c25a93",
+    "#7a6a58",
+)  # told apart in grey
+_INK, _GREY, _FAINT = "#2b2b2b", "#777777", "#d8d8d8"
+_TRAINING: Mapping[str, Any] = {"linewidth": 1.0, "alpha": 0.55}
+_VALIDATION: Mapping[str, Any] = {
+    "linewidth": 1.8,
+    "marker": "o",
+    "markersize": 4,
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.4,
+}
+_MOST_DOTS = 40
+_DPI = 160
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """The log of a run: of its train and of its valid records, each field as an array; NaN where a record lacks it."""
+
+    name: str
+    train: Series
+    valid: Series
+
+    def x(self, part: Series, axis: XAxis) -> NDArray[np.float64]:
+        """Return where the records of `train` or `valid` stand on an axis; between train records, in proportion."""
+        if axis in part and not np.isnan(part[axis]).any():
+            return part[axis]
+        return np.interp(part[UPDATE], self.train[UPDATE], self.train[axis])
+
+    def last(self, field: str) -> float:
+        """Return the last value of a field in a validation, or else in training; NaN if there is none."""
+        for part in (self.valid, self.train):
+            values = part.get(field, np.empty(0))
+            values = values[~np.isnan(values)]
+            if len(values):
+                return float(values[-1])
+        return math.nan
+
+
+def read_log(path: Path) -> RunLog:
+    """Return the log of a run folder, or of a log file.
+
+    Raises:
+        DataError: it is missing, empty or damaged; the message names file and line.
+    """
+    file = path / LOG if path.is_dir() else path
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: can't be read: {error}; name the folder of a run") from error
+    records: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            continue  # a run that is at work has begun to write it
+        kind, record = _record(line, f"{file}:{number}")
+        records[kind].append(record)
+    if not (records["train"] or records["valid"]):
+        raise DataError(f"{file}: no records yet; wait for the first, or lower --log-interval")
+    name = (path if path.is_dir() else file.parent).absolute().name
+    return RunLog(name, _series(records["train"]), _series(records["valid"]))
+
+
+def read_logs(paths: Sequence[Path]) -> list[RunLog]:
+    """Return the logs of several runs, named by as much of their paths as tells them apart.
+
+    Raises:
+        ConfigError: a run is given twice.
+        DataError: as `read_log`.
+    """
+    folders = [(path if path.is_dir() else path.parent).absolute() for path in paths]
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"a run is given twice: {', '.join(map(str, paths))}; name each once")
+    for count in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = [os.path.join(*folder.parts[-count:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    logs = [read_log(path) for path in paths]
+    return [RunLog(name, log.train, log.valid) for name, log in zip(names, logs, strict=True)]
+
+
+def plot(
+    runs: Sequence[RunLog], *, y: str = "loss", x: XAxis = "num_updates", log_x: bool = False, log_y: bool = False
+) -> Any:
+    """Return a matplotlib Figure: field `y` of training and validation, below it learning rate and speed.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or a run's log lacks `y` or `x`.
+    """
+    figure_class = _figure_class()
+    for run in runs:
+        _check_fields(run, y, x)
+    panels = [field for field in _PANELS if any(field in run.train for run in runs)]
+    figure = figure_class(figsize=(8, 6 if panels else 4.2), dpi=_DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches around each axes
+    grid = figure.add_gridspec(2 if panels else 1, max(len(panels), 1), height_ratios=[2.6, 1] if panels else [1])
+    main = figure.add_subplot(grid[0, :])
+    for run, colour in zip(runs, _colours(len(runs)), strict=True):
+        _draw_run(main, run, y, x, colour)
+    _finish(main, x_label=_X_LABELS[x], y_label=y, log_x=log_x, log_y=log_y)
+    _add_legend(main, runs, y)
+    for column, field in enumerate(panels):
+        axes = figure.add_subplot(grid[1, column], sharex=main)
+        for run, colour in zip(runs, _colours(len(runs)), strict=True):
+            if field in run.train:
+                axes.plot(_scaled(run.x(run.train, x), x), run.train[field], color=colour, linewidth=1.1)
+        _finish(axes, x_label=_X_LABELS[x], y_label=_PANELS[field], log_x=log_x, log_y=False)
+        axes.set_ylim(bottom=0)
+    return figure
+
+
+def save(figure: Any, output: Path) -> None:
+    """Write a figure to a file, whole or not at all; equal figures give equal bytes.
+
+    Raises:
+        ConfigError: the name does not end in one of `FORMATS`.
+        StorageError: the file can't be written.
+    """
+    import matplotlib
+
+    check_output(output)
+    part = output.with_name(output.name + ".part")
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(output.suffix, {})
+    try:
+        with matplotlib.rc_context({"svg.hashsalt": "roberta"}), part.open("wb") as file:
+            figure.savefig(file, format=output.suffix[1:], metadata=metadata)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(f"{output}: can't be written: {error}; choose another --output") from error
+
+
+def check_output(output: Path) -> None:
+    """Refuse a file name whose format can't be drawn.
+
+    Raises:
+        ConfigError: it does not end in one of `FORMATS`.
+    """
+    if output.suffix not in FORMATS:
+        raise ConfigError(f"--output {output}: the name must end in {', '.join(FORMATS)}")
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("drawing needs matplotlib; pip install 'roberta[plot]'") from error
+    return Figure
+
+
+def _record(line: str, place: str) -> tuple[str, dict[str, Any]]:
+    """Return the kind of a log line and its fields, of which `num_updates` is one."""
+    try:
+        values = json.loads(line)
+        ((kind, record),) = values.items()
+        is_record = kind in ("train", "valid") and UPDATE in record
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{place}: not a log record: {line.strip()[:80]!r}; mend or remove the line") from error
+    if not is_record:
+        raise DataError(f"{place}: expected a train or valid record with {UPDATE}, found {line.strip()[:80]!r}")
+    return kind, record
+
+
+def _series(records: Sequence[Mapping[str, Any]]) -> Series:
+    """Return the numbers of the records by field, NaN where one lacks it."""
+    fields = {name for record in records for name, value in record.items() if isinstance(value, int | float)}
+    return {name: np.array([record.get(name, math.nan) for record in records], dtype=float) for name in fields}
+
+
+def _check_fields(run: RunLog, y: str, x: XAxis) -> None:
+    known = {*run.train, *run.valid}
+    if y not in known:
+        raise ConfigError(f"--y {y}: not in the log of {run.name}; {choices(y, known - {UPDATE})}")
+    parts = [part for part in (run.train, run.valid) if y in part]
+    if x not in run.train and any(x not in part for part in parts):
+        raise ConfigError(f"--x {x}: not in the log of {run.name}, which was written without it; use --x {UPDATE}")
+
+
+def _scaled(values: NDArray[np.float64], axis: XAxis) -> NDArray[np.float64]:
+    return values / _SECONDS_PER_HOUR if axis == "seconds" else values
+
+
+def _colours(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def _draw_run(axes: Any, run: RunLog, y: str, x: XAxis, colour: str) -> None:
+    """Draw training as a thin pale line, validation as a strong one with a dot at each."""
+    if y in run.train:
+        axes.plot(_scaled(run.x(run.train, x), x), run.train[y], color=colour, **_TRAINING)
+    if y in run.valid:
+        style = _VALIDATION if len(run.valid[UPDATE]) <= _MOST_DOTS else {"linewidth": _VALIDATION["linewidth"]}
+        axes.plot(_scaled(run.x(run.valid, x), x), run.valid[y], color=colour, **style)
+
+
+def _add_legend(axes: Any, runs: Sequence[RunLog], y: str) -> None:
+    """Name the runs with their last values, and say which line is training, which validation."""
+    from matplotlib import lines
+
+    line: Any = lines.Line2D
+    handles = [
+        line([], [], color=colour, linewidth=2.5, label=f"{run.name}  {run.last(y):.4g}")
+        for run, colour in zip(runs, _colours(len(runs)), strict=True)
+    ]
+    if any(y in run.train for run in runs):
+        handles.append(line([], [], color=_GREY, label="training", **_TRAINING))
+    if any(y in run.valid for run in runs):
+        handles.append(line([], [], color=_GREY, label="validation", **_VALIDATION))
+    axes.legend(handles=handles, frameon=False, fontsize=9, labelcolor=_INK, handlelength=1.6)
+
+
+def _finish(axes: Any, *, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
+    """Give axes their labels and scales, a pale grid, and no frame on top and right."""
+    from matplotlib.ticker import EngFormatter, LogFormatter
+
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    if x_label != _X_LABELS["seconds"]:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if y_label == _PANELS["tokens_per_s"]:
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(x_label, color=_INK)
+    axes.set_ylabel(y_label, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(which="both", labelcolor=_INK, labelsize=9, color="#999999")
+    axes.grid(which="both" if log_y else "major", color=_FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)

@@ -1,0 +1,158 @@
+"""Choosing among options: RACE, CommonsenseQA, and any multiple-choice set in JSONL.
+
+All sequences of a question, one for each option, are one sample.
+
+Shapes: Q questions, B sequences, T packed tokens.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roberta.config import option
+from roberta.data.examples import ChoiceExample
+from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
+from roberta.data.readers.choices import ChoiceFields, read_choices
+from roberta.data.readers.race import read_race
+from roberta.data.readers.split_files import find_split_file
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, DataError
+from roberta.layout import Batch, SequenceLayout
+from roberta.models.heads import ChoiceHeadConfig
+from roberta.registry import TASKS
+from roberta.tasks.task import Samples, Task
+
+UNTOLD = -1  # the target of a question without an answer, which the criterion passes over
+
+_RACE_SPLITS = {"valid": "dev"}
+_WITHOUT_ANSWERS = ("test",)  # splits whose answers may be secret
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SentenceRankingTaskConfig(ChoiceFields):
+    """Options of choosing; the names of fields among them are for JSONL."""
+
+    data: Path = option(help="folder of the data set")
+    data_layout: Literal["jsonl", "race"] = option(
+        "jsonl", help="jsonl: a file for each split, such as train.jsonl and dev.jsonl; race: RACE's folders"
+    )
+    tokens_per_sample: int = option(512, help="tokens of an option's sequence at most; the end of the context is cut")
+    max_option_length: int = option(
+        MAX_OPTION_TOKENS, help="tokens of an option at most, with its question where there is a context too"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_option_length < 1:
+            raise ConfigError(f"--max-option-length is {self.max_option_length}; it must be at least 1")
+        if self.tokens_per_sample < self.max_option_length + NUM_SPECIALS:
+            raise ConfigError(
+                f"--tokens-per-sample {self.tokens_per_sample} holds no option of --max-option-length "
+                f"{self.max_option_length} and {NUM_SPECIALS} special tokens; raise the one or lower the other"
+            )
+
+
+class RankedQuestions(Samples):
+    """Questions, each with a sequence for every option."""
+
+    metric = "accuracy"
+    maximise = True
+
+    def __init__(
+        self, examples: Sequence[ChoiceExample], tokenizer: Tokenizer, config: SentenceRankingTaskConfig
+    ) -> None:
+        self.examples = examples
+        self.questions = encode_questions(
+            tokenizer, examples, max_tokens=config.tokens_per_sample, max_option_tokens=config.max_option_length
+        )
+        self.sizes = np.array([sum(question.lengths) for question in self.questions], dtype=np.int64)
+        self.max_seqlen = max(length for question in self.questions for length in question.lengths)
+        self.answers = np.array([UNTOLD if example.answer is None else example.answer for example in examples])
+
+    def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
+        """Return the sequences of these questions, those of a question one after another."""
+        questions = [self.questions[index] for index in sample_ids.tolist()]
+        tokens = np.concatenate([piece for question in questions for piece in question.pieces()]).astype(np.int64)
+        layout = SequenceLayout.from_lengths([length for question in questions for length in question.lengths])
+        answers = self.answers[sample_ids]
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            layout=layout,
+            select=layout.first,
+            targets=torch.from_numpy(answers),
+            num_targets=int((answers != UNTOLD).sum()),
+            sample_ids=tuple(sample_ids.tolist()),
+            groups=SequenceLayout.from_lengths([len(question.lengths) for question in questions]),
+        )
+
+    def score(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """Return the accuracy, and that of each group of questions, such as RACE's middle and high.
+
+        Raises:
+            DataError: no question has an answer.
+        """
+        told = self.answers != UNTOLD
+        if not told.any():
+            raise DataError(f"{self.examples[0].source}: neither this question nor another one has an answer to score")
+        is_right = np.array([rows.argmax() for rows in outputs]) == self.answers
+        groups = np.array([example.group for example in self.examples])
+        by_group = {f"accuracy_{name}": groups == name for name in sorted(set(groups.tolist()) - {""})}
+        figures = {"accuracy": told, **{name: told & members for name, members in by_group.items()}}
+        return {name: float(is_right[members].mean()) for name, members in figures.items() if members.any()}
+
+
+@TASKS.register("sentence_ranking", SentenceRankingTaskConfig)
+class SentenceRankingTask(Task):
+    """Choose the right one of a question's options."""
+
+    head = "choice"
+
+    def __init__(self, config: SentenceRankingTaskConfig, tokenizer: Tokenizer | None = None) -> None:
+        self.config = config
+        self.tokenizer = tokenizer or Tokenizer.load()
+
+    def head_config(self, model: Any) -> ChoiceHeadConfig:
+        """Return the config of a choice head: one score for each option."""
+        return ChoiceHeadConfig()
+
+    def samples(self, split: str) -> RankedQuestions:
+        """Return the questions of a split; those of a test split may lack answers.
+
+        What is cut is counted in the log.
+
+        Raises:
+            DataError: the split is missing, or damaged, or an answer is missing from another split than test.
+        """
+        examples = self._read(split)
+        untold = next((example for example in examples if example.answer is None), None)
+        if untold is not None and split not in _WITHOUT_ANSWERS:
+            raise DataError(f"{untold.source}: no answer, and the {split} split needs them; leave the question out")
+        samples = RankedQuestions(examples, self.tokenizer, self.config)
+        self._report(samples, split)
+        return samples
+
+    def _read(self, split: str) -> list[ChoiceExample]:
+        if self.config.data_layout == "race":
+            return read_race(self.config.data / _RACE_SPLITS.get(split, split))
+        return read_choices(find_split_file(self.config.data, split, ".jsonl"), self.config)
+
+    def _report(self, samples: RankedQuestions, split: str) -> None:
+        cut = sum(question.is_cut for question in samples.questions)
+        options = sum(question.options_cut for question in samples.questions)
+        _LOGGER.info(
+            "%s: %d questions; %d with a context cut to fit %d tokens, %d with options cut to %d tokens",
+            split,
+            len(samples),
+            cut,
+            self.config.tokens_per_sample,
+            options,
+            self.config.max_option_length,
+        )

@@ -1,0 +1,204 @@
+"""Finding the answer to a question in a passage: SQuAD 1.1, and 2.0, where there may be none.
+
+A sample is a window of a passage with its question; those of one question are scored together.
+
+Shapes: W windows, B windows of a batch, K outputs of the head.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roberta.answers import Answers
+from roberta.config import option
+from roberta.data.readers.squad import Question, Version, read_squad, with_answers_in_place
+from roberta.data.tokenizer import Span, Tokenizer
+from roberta.data.windows import EncodedPassage, Windows, WindowSizes
+from roberta.errors import ConfigError, DataError
+from roberta.layout import Batch, SequenceLayout
+from roberta.metrics import squad1_scores, squad2_scores
+from roberta.models.heads import SpanHeadConfig
+from roberta.registry import TASKS
+from roberta.tasks.task import Samples, Task
+
+_FILE_NAMES = {"train": "train", "valid": "dev"}
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SpanTaskConfig:
+    """Options of finding answers."""
+
+    data: Path = option(
+        help="SQuAD's training file, or a folder with the files of both splits, train*.json and dev*.json"
+    )
+    dev: Path | None = option(None, help="SQuAD's development file, where --data is a file")
+    version: Version = option("1.1", help="SQuAD 1.1, or 2.0, where questions may have no answer")
+    tokens_per_sample: int = option(512, help="tokens of a question and its window of a passage at most")
+    doc_stride: int = option(128, help="tokens from the beginning of a window to that of the next one")
+    max_question_length: int = option(64, help="tokens of a question at most; the end is cut")
+    max_answer_length: int = option(30, help="tokens of a predicted answer at most")
+    n_best: int = option(20, help="answers to keep for each question")
+    dropout: float = option(0.0, help="dropout before the output layer")
+
+    def __post_init__(self) -> None:
+        for name in ("max_answer_length", "n_best"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        try:
+            self.window_sizes()
+        except ConfigError as error:
+            raise ConfigError(f"--tokens-per-sample, --max-question-length, --doc-stride: {error}") from error
+
+    def window_sizes(self) -> WindowSizes:
+        """Return how questions and passages are cut to sequences."""
+        return WindowSizes(self.tokens_per_sample, self.doc_stride, self.max_question_length)
+
+
+class QuestionWindows(Samples):
+    """The windows of questions, each with the rows of its answer: those of `<s>` if it is not in it, or not told.
+
+    Of several gold answers the first one is the target; all of them are scored.
+    """
+
+    maximise = True
+
+    def __init__(self, questions: Sequence[Question], tokenizer: Tokenizer, config: SpanTaskConfig) -> None:
+        self.questions = questions
+        self.config = config
+        self.metric = "f1" if config.version == "1.1" else "best_f1"
+        self.windows = Windows(
+            tokenizer,
+            [question.question for question in questions],
+            [question.context for question in questions],
+            config.window_sizes(),
+        )
+        self.sizes = self.windows.sizes
+        spans = [_gold_span(*pair) for pair in zip(questions, self.windows.passages, strict=True)]
+        self.targets = np.column_stack((self.windows.rows(spans), self.windows.prefixes))  # (W, 3)
+
+    def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
+        """Return these windows; their targets are (B, 3), as the span loss takes them."""
+        tokens = np.concatenate([self.windows.tokens(window) for window in sample_ids.tolist()])
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            layout=SequenceLayout.from_lengths(self.sizes[sample_ids]),
+            select=None,
+            targets=torch.from_numpy(self.targets[sample_ids]),
+            num_targets=len(sample_ids),
+            sample_ids=tuple(sample_ids.tolist()),
+        )
+
+    def answers(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, Answers]:
+        """Return the likeliest answers to each question by its id; outputs: (tokens, K) of each window."""
+        config = self.config
+        found = self.windows.answers(outputs, max_answer_tokens=config.max_answer_length, n_best=config.n_best)
+        return {question.id: answers for question, answers in zip(self.questions, found, strict=True)}
+
+    def score(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """Return the official figures; those of 2.0 with answers given up to the threshold that has the best F1.
+
+        Raises:
+            DataError: a question of 1.1 has no gold answer.
+        """
+        return score_answers(self.questions, self.answers(outputs), self.config.version)
+
+
+@TASKS.register("span", SpanTaskConfig)
+class SpanTask(Task):
+    """Find the answer to a question in a passage."""
+
+    head = "span"
+
+    def __init__(self, config: SpanTaskConfig, tokenizer: Tokenizer | None = None) -> None:
+        self.config = config
+        self.tokenizer = tokenizer or Tokenizer.load()
+
+    def head_config(self, model: Any) -> SpanHeadConfig:
+        """Return the config of a span head; for 2.0 it tells whether there is an answer, too."""
+        return SpanHeadConfig(dropout=self.config.dropout, answerable=self.config.version == "2.0")
+
+    def samples(self, split: str) -> QuestionWindows:
+        """Return the windows of `train` or `valid`; training leaves out answers that are not where they should be.
+
+        Raises:
+            DataError: the file is missing, damaged, of the other version, or has nothing to learn from.
+        """
+        path = _file(self.config, split)
+        questions = read_squad(path, self.config.version)
+        if split == "train":
+            questions = with_answers_in_place(questions)
+            if not questions:
+                raise DataError(f"{path}: no question has an answer that stands where it is said to start")
+        samples = QuestionWindows(questions, self.tokenizer, self.config)
+        _LOGGER.info(
+            "%s: %d questions in %d windows, %d of them without the answer; %d questions cut to %d tokens",
+            split,
+            len(questions),
+            len(samples),
+            int((samples.targets[:, 0] == 0).sum()),
+            samples.windows.num_cut,
+            self.config.max_question_length,
+        )
+        return samples
+
+
+def score_answers(questions: Sequence[Question], answers: Mapping[str, Answers], version: Version) -> dict[str, float]:
+    """Return the official figures; those of 2.0 with answers given up to the threshold that has the best F1.
+
+    Raises:
+        DataError: a question of 1.1 has no gold answer.
+    """
+    golds = gold_texts(questions, version)
+    predictions = {name: found.text() for name, found in answers.items()}
+    if version == "1.1":
+        return squad1_scores(golds, predictions)
+    na_probs = {name: found.no_answer_probability for name, found in answers.items()}
+    threshold = squad2_scores(golds, predictions, na_probs)["best_f1_thresh"]
+    return squad2_scores(golds, predictions, na_probs, na_threshold=threshold)
+
+
+def gold_texts(questions: Sequence[Question], version: Version) -> dict[str, list[str]]:
+    """Return the gold answers of each question by its id.
+
+    Raises:
+        DataError: a question of 1.1 has none.
+    """
+    for question in questions:
+        if version == "1.1" and not question.answers:
+            raise DataError(f"{question.source}: no answer; without gold answers nothing can be scored")
+    return {question.id: [text for text, _ in question.answers] for question in questions}
+
+
+def _gold_span(question: Question, passage: EncodedPassage) -> Span | None:
+    """Return the tokens of the first answer that stands where it is said to start."""
+    for text, start in question.answers:
+        if text and passage.text.startswith(text, start):
+            return passage.token_span(start, start + len(text))
+    return None
+
+
+def _file(config: SpanTaskConfig, split: str) -> Path:
+    """Return the file of a split."""
+    if config.data.is_dir():
+        if config.dev is not None:
+            raise ConfigError(f"--dev {config.dev}: --data {config.data} is a folder, which holds both files; drop one")
+        name = f"{_FILE_NAMES[split]}*.json*"
+        found = sorted(config.data.glob(name))
+        if len(found) != 1:
+            raise DataError(
+                f"{config.data}: {len(found)} files {name}; expected one, or give --data and --dev as files"
+            )
+        return found[0]
+    if split == "train":
+        return config.data
+    if config.dev is None:
+        raise ConfigError("--dev is missing: the development file, for validation")
+    return config.dev

@@ -1,0 +1,259 @@
+"""roberta-eval on labelled texts: figures that agree with single predictions, and what is said of what does not fit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+
+from roberta.checkpoint import native
+from roberta.data.readers.glue import GLUE, MNLI_LABELS, read_glue
+from roberta.data.tokenizer import Tokenizer
+from roberta.hub import RobertaHubInterface
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
+from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta_cli import evaluate
+
+HEADS = {
+    "mnli": ClassificationHeadConfig(num_classes=3, labels=MNLI_LABELS),
+    "nameless": ClassificationHeadConfig(num_classes=2),
+    "stars": RegressionHeadConfig(maximum=5.0),
+    "topics": ClassificationHeadConfig(num_classes=3, labels=("art", "sport", "war")),
+}
+WORDS = "the cat sat on a mat and saw seven dogs who ran far away from it last night".split()
+
+
+@pytest.fixture(scope="module")
+def roberta() -> RobertaHubInterface:
+    """Return a model of 32 positions with heads of several kinds, whose outputs differ from text to text."""
+    torch.manual_seed(0)
+    config = RobertaConfig(encoder_layers=2, embed_dim=16, ffn_embed_dim=32, attention_heads=2, max_positions=32)
+    model = RobertaModel(config)
+    model.register_head("lm", MaskedLMHeadConfig())
+    for name, head in HEADS.items():
+        model.register_head(name, head)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return RobertaHubInterface(model.eval(), Tokenizer.load())
+
+
+@pytest.fixture(scope="module")
+def model(roberta, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    native.save(folder, roberta.model, roberta.tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[str, str]]:
+    rng = np.random.default_rng(0)
+    return [(" ".join(rng.choice(WORDS, rng.integers(1, 9))), " ".join(rng.choice(WORDS, 3))) for _ in range(40)]
+
+
+@pytest.fixture
+def measure(model, capsys):
+    """Return a function that runs roberta-eval and returns its JSON."""
+
+    def run(*arguments: object) -> dict:
+        assert evaluate.main([*map(str, arguments), "--model", str(model), "--device", "cpu"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def refuse(model, capsys):
+    """Return a function that runs roberta-eval and returns its one line of error."""
+
+    def run(*arguments: object) -> str:
+        assert evaluate.main([*map(str, arguments), "--model", str(model), "--device", "cpu"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    return run
+
+
+def table(path: Path, header: str, rows: list[tuple]) -> Path:
+    path.write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]), encoding="utf-8")
+    return path
+
+
+def gold(pairs: list[tuple[str, str]], labels: tuple[str, ...]) -> list[str]:
+    return [labels[index % len(labels)] for index in range(len(pairs))]
+
+
+def test_mnli_is_scored_as_single_predictions_are(measure, roberta, pairs, tmp_path):
+    genres = ["slate" if index < 25 else "travel" for index in range(len(pairs))]
+    right = gold(pairs, MNLI_LABELS)
+    rows = [(genre, *pair, label) for genre, pair, label in zip(genres, pairs, right, strict=True)]
+    path = table(tmp_path / "dev_matched.tsv", "genre\tsentence1\tsentence2\tgold_label", rows)
+    found = [roberta.predict("mnli", pair).label for pair in pairs]
+    is_right = np.array(found) == np.array(right)
+    assert len(set(found)) > 1
+    result = measure("mnli", path, "--head", "mnli", "--max-tokens", 60)
+    assert result["accuracy"] == result["correct"] / 40 == is_right.mean()
+    low, high = result["accuracy_95"]
+    assert 0 < low < result["accuracy"] < high < 1
+    assert result["groups"] == {
+        "slate": {"accuracy": is_right[:25].mean(), "num_examples": 25},
+        "travel": {"accuracy": is_right[25:].mean(), "num_examples": 15},
+    }
+    assert result["labels"] == list(MNLI_LABELS)
+    assert result["confusion"] == sklearn.metrics.confusion_matrix(right, found, labels=MNLI_LABELS).tolist()
+    assert (result["num_examples"], result["num_truncated"], result["head"]) == (40, 0, "mnli")
+    assert result["tokens_per_s"] > result["examples_per_s"] > 0
+    assert measure("mnli", tmp_path, "--head", "mnli")["correct"] == result["correct"]
+
+
+@pytest.mark.parametrize(("name", "metric"), [("mrpc", "f1"), ("cola", "matthews"), ("rte", "accuracy")])
+def test_a_head_without_names_has_those_of_the_set(measure, roberta, pairs, tmp_path, name, metric):
+    row = GLUE[name]
+    codes = gold(pairs, row.codes or row.labels)
+    if name == "cola":
+        lines = [("x", code, "", pair[0]) for pair, code in zip(pairs, codes, strict=True)]
+        table(tmp_path / "dev.tsv", "\t".join(map(str, lines[0])), lines[1:])
+    else:
+        lines = [(code, *pair) for pair, code in zip(pairs, codes, strict=True)]
+        table(tmp_path / "dev.tsv", "\t".join((row.label, *row.texts)), lines)
+    examples = read_glue(tmp_path, name, "valid")
+    targets = [row.labels.index(example.label) for example in examples]
+    found = [roberta.predict("nameless", example.texts).label for example in examples]
+    scores = {
+        "f1": sklearn.metrics.f1_score(targets, found),
+        "matthews": sklearn.metrics.matthews_corrcoef(targets, found),
+        "accuracy": sklearn.metrics.accuracy_score(targets, found),
+    }
+    result = measure(name, tmp_path, "--head", "nameless")
+    assert result[metric] == pytest.approx(scores[metric], abs=1e-12)
+    assert result["accuracy"] == scores["accuracy"]
+    assert result["labels"] == list(row.labels)
+    swapped = measure(name, tmp_path, "--head", "nameless", "--labels", *reversed(row.labels))
+    assert swapped["accuracy"] == pytest.approx(1 - scores["accuracy"])
+
+
+def test_stsb_is_scored_on_its_scale(measure, roberta, pairs, tmp_path):
+    scores = np.linspace(0, 5, len(pairs)).round(2)
+    rows = [("main-news", *pair, score) for pair, score in zip(pairs, scores, strict=True)]
+    table(tmp_path / "dev.tsv", "genre\tsentence1\tsentence2\tscore", rows)
+    found = np.array([roberta.predict("stars", pair).value for pair in pairs])
+    result = measure("stsb", tmp_path, "--head", "stars")
+    assert result["pearson"] == pytest.approx(np.corrcoef(found, scores)[0, 1], abs=1e-6)
+    assert result["mean_squared_error"] == pytest.approx(np.mean((found - scores) ** 2), rel=1e-5)
+    assert result["groups"]["main-news"] == {"pearson": result["pearson"], "num_examples": 40}
+
+
+def test_your_own_tables_and_folders_are_scored(measure, roberta, pairs, tmp_path):
+    labels = gold(pairs, ("art", "sport"))
+    found = [roberta.predict("topics", pair[0]).label for pair in pairs]
+    correct = sum(map(str.__eq__, found, labels))
+    csv = "".join(f'"{pair[0]}",{label}\n' for pair, label in zip(pairs, labels, strict=True))
+    (tmp_path / "test.csv").write_text(f"review,topic\n{csv}")
+    columns = ("--text-columns", "review", "--label-column", "topic", "--head", "topics")
+    assert measure("table", tmp_path / "test.csv", *columns)["correct"] == correct
+    assert measure("table", tmp_path, "--split", "test", *columns)["macro_f1"] == pytest.approx(
+        sklearn.metrics.f1_score(labels, found, average="macro")
+    )
+    for index, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
+        (tmp_path / "valid" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "valid" / label / f"{index}.txt").write_text(pair[0])
+    assert measure("folders", tmp_path, "--head", "topics")["correct"] == correct
+
+
+def test_several_labels_are_those_that_are_likelier_than_not(measure, roberta, pairs, tmp_path):
+    names = HEADS["topics"].labels
+    rng = np.random.default_rng(1)
+    targets = rng.random((len(pairs), 3)) < 0.4
+    rows = [
+        {"text": pair[0], "label": [name for name, flag in zip(names, flags, strict=True) if flag]}
+        for pair, flags in zip(pairs, targets.tolist(), strict=True)
+    ]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logits = [roberta.predict("topics", roberta.encode(pair[0]), return_logits=True)[0] for pair in pairs]
+    found = (torch.stack(logits).sigmoid() > 0.5).numpy()
+    result = measure("table", tmp_path, "--kind", "multi_label", "--head", "topics")
+    assert result["micro_f1"] == pytest.approx(sklearn.metrics.f1_score(targets, found, average="micro"))
+    assert result["exact_match"] == sklearn.metrics.accuracy_score(targets, found)
+
+
+def test_long_texts_are_cut_counted_and_reported(measure, roberta, tmp_path, caplog):
+    rows = [("a", "b", 0), ("a " * 100, "b", 1), ("a", "b " * 50, 1)]
+    path = table(tmp_path / "dev.tsv", "sentence1\tsentence2\tlabel", rows)
+    result = measure("wnli", tmp_path, "--head", "nameless")
+    assert result["num_truncated"] == 2
+    assert f"2 of 3 examples are longer than 32 tokens, and are cut; the first one is {path}:3" in caplog.text
+    found = [roberta.predict("nameless", row[:2], truncate=True).label for row in rows]
+    assert result["correct"] == sum(label == row[2] for label, row in zip(found, rows, strict=True))
+    assert measure("wnli", tmp_path, "--head", "nameless", "--tokens-per-sample", 5)["num_truncated"] == 3
+    assert measure("wnli", tmp_path, "--head", "nameless", "--tokens-per-sample", 6)["num_truncated"] == 2
+
+
+def test_what_does_not_fit_is_refused(refuse, tmp_path):
+    table(tmp_path / "dev.tsv", "sentence1\tsentence2\tlabel", [("a", "b", "entailment"), ("a", "b", "not_entailment")])
+    table(tmp_path / "test.tsv", "sentence1\tsentence2", [("a", "b")])
+    assert "the model has 4 heads that judge texts: mnli, nameless, stars, topics" in refuse("rte", tmp_path)
+    assert "dev.tsv:3: label 'not_entailment' is unknown to head 'mnli'; allowed: contradiction" in refuse(
+        "rte", tmp_path, "--head", "mnli"
+    )
+    assert "head 'stars' is of kind regression" in refuse("rte", tmp_path, "--head", "stars")
+    assert "head 'lm' is of kind masked_lm; the data has classes" in refuse("rte", tmp_path, "--head", "lm")
+    assert "--max-tokens is -5" in refuse("rte", tmp_path, "--max-tokens", -5)
+    assert "has 2 outputs, but the labels are 3: a, b, c" in refuse(
+        "rte", tmp_path, "--head", "nameless", "--labels", "a", "b", "c"
+    )
+    assert "has 2 outputs, but the labels are 0: none; name" in refuse(
+        "table", tmp_path, "--head", "nameless", "--text-columns", "sentence1"
+    )
+    assert "test.tsv:2: no label; give a split that has labels" in refuse(
+        "rte", tmp_path, "--head", "nameless", "--split", "test"
+    )
+    table(tmp_path / "score.tsv", "text\tlabel", [("a", "0.5")])
+    assert "head 'mnli' gives no single number" in refuse(
+        "table", tmp_path / "score.tsv", "--kind", "regression", "--head", "mnli"
+    )
+    assert "no head 'mnly'" in refuse("rte", tmp_path, "--head", "mnly")
+    assert "argument TASK: invalid choice: 'rtf'" in refuse("rtf", tmp_path)
+
+
+def test_a_model_with_one_head_needs_no_name_and_one_without_is_refused(roberta, tmp_path, capsys):
+    table(tmp_path / "dev.tsv", "sentence\tlabel", [("a", "1"), ("b", "0")])
+    bare = RobertaModel(roberta.model.config)
+    bare.register_head("lm", MaskedLMHeadConfig())
+    native.save(tmp_path / "bare", bare, roberta.tokenizer)
+    assert evaluate.main(["sst2", str(tmp_path), "--model", str(tmp_path / "bare"), "--device", "cpu"]) == 2
+    assert "the model has no head that judges texts; fine-tune it first" in capsys.readouterr().err
+    bare.register_head("mine", ClassificationHeadConfig(num_classes=2))
+    native.save(tmp_path / "one", bare, roberta.tokenizer)
+    assert evaluate.main(["sst2", str(tmp_path), "--model", str(tmp_path / "one"), "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["head"] == "mine"
+
+
+def test_the_heads_own_labels_go_before_those_of_the_set(roberta, tmp_path, capsys):
+    path = table(tmp_path / "dev.tsv", "genre\tsentence1\tsentence2\tgold_label", [("x", "a", "b", "contradiction")])
+    accuracies = []
+    for labels in ((), MNLI_LABELS, MNLI_LABELS[::-1]):
+        model = RobertaModel(roberta.model.config)
+        model.register_head("mnli", ClassificationHeadConfig(num_classes=3, labels=labels))
+        model.heads["mnli"].out_proj.bias.data += torch.tensor([99.0, 0.0, 0.0])  # always the first
+        native.save(tmp_path / "model", model, roberta.tokenizer)
+        assert evaluate.main(["mnli", str(path), "--model", str(tmp_path / "model"), "--device", "cpu"]) == 0
+        accuracies.append(json.loads(capsys.readouterr().out)["accuracy"])
+    assert accuracies == [1.0, 1.0, 0.0]
+
+
+def test_the_published_snippet_runs_on_the_genuine_files(shared, capsys):
+    path = shared / "data/glue_data/MNLI/dev_matched.tsv"
+    assert evaluate.main(["mnli", str(path), "--model", str(shared / "golden/ckpt2019"), "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_examples"], sum(map(sum, result["confusion"]))) == (1000, 1000)
+    assert 0.2 < result["accuracy"] < 0.5  # random weights
+    assert {group: row["num_examples"] for group, row in result["groups"].items()} == {
+        "fiction": 201,
+        "government": 183,
+        "slate": 210,
+        "telephone": 190,
+        "travel": 216,
+    }

@@ -1,0 +1,112 @@
+"""The sentence-ranking task: batches, scores, splits, and what it refuses."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, DataError
+from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
+
+ROWS = [
+    {"text": "Dogs bark. " * 30, "question": "Who?", "options": ["dogs", "cats"], "answer": 0},
+    {"text": "Cats purr.", "question": "Who?", "options": ["dogs", "cats", "cows"], "answer": 1},
+    {"text": "Cows moo.", "question": "Who?", "options": ["dogs", "cows " * 40], "answer": 1},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return tmp_path
+
+
+def task_of(folder, tokenizer, **options):
+    config = SentenceRankingTaskConfig(data=folder, context_field="text", **options)
+    return SentenceRankingTask(config, tokenizer)
+
+
+def test_the_options_of_a_question_are_one_group(folder, tokenizer):
+    samples = task_of(folder, tokenizer).samples("train")
+    batch = samples.batch(np.array([1, 0]), seed=1, epoch=1)
+    assert batch.groups.lengths == (3, 2)
+    assert batch.rows_per_sample == (3, 2)
+    assert batch.targets.tolist() == [1, 0]
+    assert (batch.num_targets, batch.sample_ids) == (2, (1, 0))
+    options = [(1, option) for option in ROWS[1]["options"]] + [(0, option) for option in ROWS[0]["options"]]
+    expected = [tokenizer.encode_sequence(f"Who? {option}", ROWS[row]["text"].strip()) for row, option in options]
+    assert [part.tolist() for part in batch.tokens.split(batch.layout.lengths)] == expected
+    assert batch.select.tolist() == batch.layout.first.tolist()
+    assert samples.sizes[[1, 0]].tolist() == [sum(map(len, expected[:3])), sum(map(len, expected[3:]))]
+
+
+def test_what_is_cut_is_counted_in_the_log(folder, tokenizer, caplog):
+    with caplog.at_level(logging.INFO):
+        samples = task_of(folder, tokenizer, tokens_per_sample=30, max_option_length=20).samples("valid")
+    assert "valid: 3 questions; 1 with a context cut to fit 30 tokens, 1 with options cut to 20 tokens" in caplog.text
+    assert max(samples.batch(np.arange(3), seed=1, epoch=1).layout.lengths) == 30
+
+
+def test_scores_are_the_accuracy_and_that_of_each_group(tmp_path, tokenizer):
+    for level, answers in (("middle", "AB"), ("high", "CD")):
+        path = tmp_path / "dev" / level / "1.txt"
+        path.parent.mkdir(parents=True)
+        passage = {"article": "x", "questions": ["q"] * 2, "options": [list("wxyz")] * 2, "answers": list(answers)}
+        path.write_text(json.dumps(passage), encoding="utf-8")
+    task = SentenceRankingTask(SentenceRankingTaskConfig(data=tmp_path, data_layout="race"), tokenizer)
+    samples = task.samples("valid")
+    chosen = [np.eye(4, dtype=np.float32)[k][:, None] for k in (0, 1, 2, 0)]
+    assert samples.score(chosen) == {"accuracy": 0.75, "accuracy_high": 0.5, "accuracy_middle": 1.0}
+    assert (samples.metric, samples.maximise) == ("accuracy", True)
+
+
+def test_answers_may_be_missing_from_a_test_split_alone(folder, tokenizer):
+    untold = [{**ROWS[0], "answer": ""}, ROWS[1]]
+    for split in ("test", "train"):
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, untold)), encoding="utf-8")
+    samples = task_of(folder, tokenizer).samples("test")
+    batch = samples.batch(np.arange(2), seed=1, epoch=1)
+    assert (batch.targets.tolist(), batch.num_targets) == ([-1, 1], 1)
+    assert samples.score([np.array([[1.0], [0.0]]), np.array([[0.0], [1.0], [0.0]])]) == {"accuracy": 1.0}
+    with pytest.raises(DataError, match="train.jsonl:1: no answer, and the train split needs them"):
+        task_of(folder, tokenizer).samples("train")
+
+
+def test_a_split_without_answers_has_no_score(folder, tokenizer):
+    (folder / "test.jsonl").write_text(json.dumps({**ROWS[0], "answer": None}), encoding="utf-8")
+    with pytest.raises(DataError, match="has an answer to score"):
+        task_of(folder, tokenizer).samples("test").score([np.zeros((2, 1), dtype=np.float32)])
+
+
+@pytest.mark.parametrize("name", ["test_rand_split.jsonl", "ARC-Easy-Test.jsonl", "test.jsonl"])
+def test_the_file_of_a_split_is_found_by_a_word_of_its_name(tmp_path, tokenizer, name):
+    (tmp_path / name).write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    (tmp_path / "latest.jsonl").write_text("no", encoding="utf-8")
+    assert len(task_of(tmp_path, tokenizer).samples("test")) == 1
+
+
+def test_a_split_that_is_missing_or_there_twice_is_refused(tmp_path, tokenizer):
+    with pytest.raises(
+        DataError,
+        match="not one file of the valid split; expected valid or dev or val or validation.jsonl; found: nothing",
+    ):
+        task_of(tmp_path, tokenizer).samples("valid")
+    for name in ("train_s.jsonl", "train_xl.jsonl.xz"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="train_s.jsonl and train_xl.jsonl.xz could each be it"):
+        task_of(tmp_path, tokenizer).samples("train")
+
+
+def test_options_that_leave_no_room_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--tokens-per-sample 131 holds no option of --max-option-length 128 and 4"):
+        SentenceRankingTaskConfig(data=tmp_path, tokens_per_sample=131)
+    with pytest.raises(ConfigError, match="--max-option-length is 0"):
+        SentenceRankingTaskConfig(data=tmp_path, max_option_length=0)

@@ -1,0 +1,195 @@
+"""Finding answers: windows with targets, official figures, and the files that are asked for."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roberta.data.readers.squad import Question
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, DataError
+from roberta.models.heads import SpanHeadConfig
+from roberta.registry import CRITERIONS, TASKS
+from roberta.tasks.span import QuestionWindows, SpanTask, SpanTaskConfig, gold_texts
+
+CONTEXT = "Ada Lovelace was born in London in 1815. " + "She wrote notes on the engine. " * 8 + "Babbage built it."
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load()
+
+
+def squad(*, v2: bool = False, **changes: Any) -> dict[str, Any]:
+    asked: list[dict[str, Any]] = [
+        {"id": "where", "question": "Where was Ada born?", "answers": [answer("London"), answer("in London")]},
+        {"id": "who", "question": "Who built it?", "answers": [answer("Babbage")]},
+    ]
+    if v2:
+        for question in asked:
+            question["is_impossible"] = False
+        asked.append({"id": "none", "question": "Who died?", "answers": [], "is_impossible": True})
+    asked[1].update(changes)
+    return {
+        "version": "v2.0" if v2 else "1.1",
+        "data": [{"title": "Ada", "paragraphs": [{"context": CONTEXT, "qas": asked}]}],
+    }
+
+
+def answer(text: str) -> dict[str, Any]:
+    return {"text": text, "answer_start": CONTEXT.index(text)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "train-v1.1.json").write_text(json.dumps(squad()), encoding="utf-8")
+    (tmp_path / "dev-v1.1.json").write_text(json.dumps(squad()), encoding="utf-8")
+    return tmp_path
+
+
+def config(data: Path, **options: Any) -> SpanTaskConfig:
+    return SpanTaskConfig(
+        **{"data": data, "tokens_per_sample": 40, "max_question_length": 12, "doc_stride": 12} | options
+    )
+
+
+def pointing(samples: QuestionWindows, *, columns: int = 2) -> list[np.ndarray]:
+    """Return outputs that point at the targets."""
+    outputs = []
+    for size, (first, last, _) in zip(samples.sizes.tolist(), samples.targets.tolist(), strict=True):
+        rows = np.zeros((size, columns), dtype=np.float32)
+        rows[first, 0] += 9.0
+        rows[last, 1] += 9.0
+        if columns == 3:
+            rows[0, 2] = 4.0 if first else -4.0
+        outputs.append(rows)
+    return outputs
+
+
+def test_windows_of_a_question_have_its_answer_or_none(folder: Path, tokenizer: Tokenizer) -> None:
+    task = SpanTask(config(folder), tokenizer)
+    samples = task.samples("train")
+    assert len(samples) > 4
+    batch = samples.batch(np.arange(len(samples)), seed=1, epoch=1)
+    assert batch.num_targets == len(samples)
+    assert batch.select is None
+    assert batch.layout.lengths == tuple(samples.sizes.tolist())
+    found = []
+    for tokens, (first, last, begin) in zip(
+        batch.tokens.split(batch.layout.lengths), batch.targets.tolist(), strict=True
+    ):
+        ids = tokens.tolist()
+        assert ids[0] == 0
+        assert ids[begin - 2 : begin] == [2, 2]
+        assert ids[-1] == 2
+        found.append(tokenizer.decode(ids[first : last + 1]) if first else "")
+    assert found[: len(found) // 2] == [" London", *[""] * (len(found) // 2 - 1)]
+    assert found[len(found) // 2 :][-1] == " Babbage"
+    some = samples.batch(np.array([3, 0]), seed=1, epoch=1)
+    assert some.tokens.tolist() == [*samples.windows.tokens(3).tolist(), *samples.windows.tokens(0).tolist()]
+    assert some.targets.tolist() == samples.targets[[3, 0]].tolist()
+
+
+def test_outputs_that_point_at_the_answers_score_everything(folder: Path, tokenizer: Tokenizer) -> None:
+    samples = SpanTask(config(folder), tokenizer).samples("valid")
+    assert (samples.metric, samples.maximise) == ("f1", True)
+    figures = samples.score(pointing(samples))
+    assert figures == {"exact": 100.0, "f1": 100.0, "total": 2, "missing": 0, "unknown": 0}
+    wrong = [rows[::-1].copy() for rows in pointing(samples)]
+    assert samples.score(wrong)["exact"] == 0.0
+
+
+def test_answers_of_2_0_are_given_up_to_the_best_threshold(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(squad(v2=True)), encoding="utf-8")
+    task = SpanTask(config(path, dev=path, version="2.0"), tokenizer)
+    assert task.head_config(None) == SpanHeadConfig(answerable=True)
+    samples = task.samples("valid")
+    assert (samples.metric, samples.maximise) == ("best_f1", True)
+    outputs = pointing(samples, columns=3)
+    figures = samples.score(outputs)
+    assert (figures["exact"], figures["f1"], figures["best_f1"], figures["NoAns_exact"]) == (100.0,) * 4
+    assert 0.01 < figures["best_f1_thresh"] < 0.02  # 1 / (1 + e^4)
+    for rows in outputs:
+        rows[0, 2] = 4.0
+    assert samples.score(outputs)["exact"] == pytest.approx(200 / 3)
+
+
+def test_a_window_without_the_answer_does_not_make_a_question_unanswerable(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(squad(v2=True)), encoding="utf-8")
+    samples = SpanTask(config(path, dev=path, version="2.0"), tokenizer).samples("valid")
+    answers = samples.answers(pointing(samples, columns=3))
+    assert {name: round(found.no_answer_probability) for name, found in answers.items()} == {
+        "where": 0,
+        "who": 0,
+        "none": 1,
+    }
+
+
+def test_training_leaves_out_answers_out_of_place_and_scoring_keeps_them(
+    tmp_path: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(squad(answers=[{"text": "Babbage", "answer_start": 3}])), encoding="utf-8")
+    task = SpanTask(config(path, dev=path), tokenizer)
+    with caplog.at_level(logging.INFO):
+        assert [question.id for question in task.samples("train").questions] == ["where"]
+    assert "1 answers do not stand where they are said to start" in caplog.text
+    assert "train: 1 questions in 5 windows, 4 of them without the answer; 0 questions cut to 12 tokens" in caplog.text
+    valid = task.samples("valid")
+    assert [question.id for question in valid.questions] == ["where", "who"]
+    assert not valid.targets[valid.windows.question_ids == 1, :2].any()
+
+
+def test_files_are_found_in_a_folder_or_as_they_are_given(folder: Path, tokenizer: Tokenizer) -> None:
+    train, dev = folder / "train-v1.1.json", folder / "dev-v1.1.json"
+    assert len(SpanTask(config(train, dev=dev), tokenizer).samples("valid").questions) == 2
+    with pytest.raises(ConfigError, match="--dev is missing: the development file"):
+        SpanTask(config(train), tokenizer).samples("valid")
+    with pytest.raises(ConfigError, match=r"--dev .*: --data .* is a folder, which holds both files"):
+        SpanTask(config(folder, dev=dev), tokenizer).samples("valid")
+    (folder / "train-v2.0.json").write_text("")
+    with pytest.raises(DataError, match=r"2 files train\*.json\*; expected one, or give --data and --dev as files"):
+        SpanTask(config(folder), tokenizer).samples("train")
+
+
+def test_the_other_version_is_refused(folder: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match=r"train-v1.1.json: this is SQuAD 1.1, but 2.0 is asked for"):
+        SpanTask(config(folder, version="2.0"), tokenizer).samples("train")
+
+
+def test_what_can_not_be_learnt_or_scored_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "set.json"
+    data = squad(answers=[{"text": "Babbage", "answer_start": 3}])
+    data["data"][0]["paragraphs"][0]["qas"].pop(0)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(DataError, match=r"set.json: no question has an answer that stands where it is said to start"):
+        SpanTask(config(path), tokenizer).samples("train")
+    untold = Question("a", "", "x", "?", (), False, "test.json: data[0]")
+    with pytest.raises(DataError, match=r"test.json: data\[0\]: no answer; without gold answers nothing can be scored"):
+        gold_texts([untold], "1.1")
+    assert gold_texts([untold], "2.0") == {"a": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_answer_length": 0}, "--max-answer-length is 0"),
+        ({"n_best": 0}, "--n-best is 0"),
+        ({"doc_stride": 25}, "--tokens-per-sample, --max-question-length, --doc-stride: sequences of 40 tokens"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(Path("x"), **options)
+
+
+def test_task_and_criterion_are_registered() -> None:
+    assert TASKS.config_class("span") is SpanTaskConfig
+    assert "span" in list(CRITERIONS)

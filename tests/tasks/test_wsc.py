@@ -1,0 +1,132 @@
+"""The pronoun task: batches, candidates, scores, splits, and what it refuses."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError, DataError
+from roberta.tasks import wsc
+from roberta.tasks.wsc import WSCTask, WSCTaskConfig
+
+TEXT = "Mark told Pete that Ann left. He lied."
+SENTENCE = "Ann beat Eve because _ is fast."
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load()
+
+
+def question(query, label):
+    target = {"span1_text": query, "span1_index": 0, "span2_text": "He", "span2_index": 6}
+    return {"text": TEXT, "target": target} | ({} if label is None else {"label": label})
+
+
+def write(path, *rows):
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def samples_of(folder, tokenizer, split, **options):
+    return WSCTask(WSCTaskConfig(data=folder, **options), tokenizer).samples(split)
+
+
+def winogrande(folder, tokenizer, split="valid", answers=("1", "2"), **options):
+    row = {"sentence": SENTENCE, "option1": "Ann", "option2": "Eve Smith"}
+    write(folder / f"{'dev' if split == 'valid' else split}.jsonl", *({**row, "answer": answer} for answer in answers))
+    return samples_of(folder, tokenizer, split, data_layout="winogrande", **options)
+
+
+def test_the_candidates_of_a_question_are_one_group_of_masked_rows(tmp_path, tokenizer):
+    samples = winogrande(tmp_path, tokenizer)
+    batch = samples.batch(np.array([1, 0]), seed=1, epoch=1)
+    assert (batch.groups.lengths, batch.rows_per_sample) == ((2, 2), (2, 2))
+    assert (batch.num_targets, batch.sample_ids) == (2, (1, 0))
+    assert batch.targets[:2].tolist() == [1, 0]
+    assert set(batch.tokens[batch.select].tolist()) == {tokenizer.dictionary.mask}
+    assert (batch.tokens == tokenizer.dictionary.mask).sum() == len(batch.select)
+    filled = batch.tokens.index_copy(0, batch.select, batch.targets[2:])
+    expected = [tokenizer.encode_sequence(SENTENCE.replace("_", name)) for name in ("Ann", "Eve Smith")] * 2
+    assert [part.tolist() for part in filled.split(batch.layout.lengths)] == expected
+    assert samples.sizes.tolist() == [sum(map(len, expected[:2]))] * 2
+
+
+def test_queries_to_be_rejected_are_left_out_of_training_alone(tmp_path, tokenizer, caplog):
+    rows = [question("Mark", True), question("Pete", False), question("Ann", False)]
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.jsonl", *rows)
+    with caplog.at_level(logging.INFO):
+        train = samples_of(tmp_path, tokenizer, "train", wsc_candidates="spans")
+    assert "train: 2 questions without a right candidate to learn from are left out" in caplog.text
+    assert [example.candidates for example in train.examples] == [("Mark", "Pete", "Ann")]
+    valid = samples_of(tmp_path, tokenizer, "valid", wsc_candidates="spans")
+    assert [example.candidates[0] for example in valid.examples] == ["Mark", "Pete", "Ann"]
+    batch = valid.batch(np.arange(3), seed=1, epoch=1)
+    assert (batch.targets[:3].tolist(), batch.num_targets) == ([0, -1, -1], 1)
+
+
+def test_a_query_is_accepted_if_no_other_candidate_has_a_better_score(tmp_path, tokenizer):
+    write(tmp_path / "val.jsonl", question("Mark", True), question("Pete", False))
+    samples = samples_of(tmp_path, tokenizer, "valid", wsc_candidates="spans")
+    accepted, rejected, tied = (np.array(rows, dtype=np.float32)[:, None] for rows in ([2, 1], [1, 2], [1, 1]))
+    assert samples.score([accepted, rejected]) == {"accuracy": 1.0}
+    assert samples.score([accepted, accepted]) == {"accuracy": 0.5}
+    assert samples.score([rejected, accepted]) == {"accuracy": 0.0}
+    assert samples.score([tied, tied]) == {"accuracy": 0.5}
+    assert (samples.metric, samples.maximise) == ("accuracy", True)
+
+
+def test_wsc_takes_noun_phrases_beside_the_query(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(wsc, "noun_phrases", lambda text: ["Mark", "Pete", "Ann", "Pete"] if text == TEXT else [])
+    write(tmp_path / "val.jsonl", question("Mark", True), question("ann", False))
+    samples = samples_of(tmp_path, tokenizer, "valid")
+    assert [example.candidates for example in samples.examples] == [("Mark", "Pete", "Ann"), ("ann", "Mark", "Pete")]
+
+
+def test_the_answers_of_a_test_split_may_be_untold(tmp_path, tokenizer):
+    samples = winogrande(tmp_path, tokenizer, "test", answers=("1", ""))
+    assert samples.batch(np.arange(2), seed=1, epoch=1).num_targets == 1
+    scores = np.array([[1.0], [0.0]], dtype=np.float32)
+    assert samples.score([scores, scores]) == {"accuracy": 1.0}
+    with pytest.raises(DataError, match="dev.jsonl:2: no answer, and the valid split needs them"):
+        winogrande(tmp_path, tokenizer, answers=("1", ""))
+    with pytest.raises(DataError, match="has an answer to score"):
+        winogrande(tmp_path, tokenizer, "test", answers=("",)).score([scores])
+
+
+def test_labels_beside_the_questions_are_read(tmp_path, tokenizer):
+    (tmp_path / "dev-labels.lst").write_text("2\n1\n", encoding="utf-8")
+    samples = winogrande(tmp_path, tokenizer, answers=("", ""))
+    assert samples.answers.tolist() == [1, 0]
+
+
+def test_files_may_be_named(tmp_path, tokenizer):
+    (tmp_path / "definite.txt").write_text("The bee saw it.\nit\nthe bee,the cup\nthe cup\n", encoding="utf-8")
+    named = samples_of(tmp_path, tokenizer, "train", data_layout="text", train_file="definite.txt")
+    assert named.answers.tolist() == [1]
+    with pytest.raises(DataError, match="not one file of the valid split"):
+        samples_of(tmp_path, tokenizer, "valid", data_layout="text")
+
+
+def test_a_train_split_without_right_candidates_is_refused(tmp_path, tokenizer):
+    write(tmp_path / "train.jsonl", question("Pete", False))
+    with pytest.raises(DataError, match="no question of the train split has a right candidate"):
+        samples_of(tmp_path, tokenizer, "train", wsc_candidates="spans")
+
+
+def test_a_candidate_without_room_is_named_with_its_line(tmp_path, tokenizer):
+    with pytest.raises(DataError, match="dev.jsonl:1: a candidate has 2 tokens; expected at most 1"):
+        winogrande(tmp_path, tokenizer, tokens_per_sample=3)
+    with pytest.raises(ConfigError, match="--tokens-per-sample is 2"):
+        WSCTaskConfig(data=tmp_path, tokens_per_sample=2)
+
+
+def test_long_texts_are_cut_to_the_limit_and_counted(tmp_path, tokenizer, caplog):
+    with caplog.at_level(logging.INFO):
+        samples = winogrande(tmp_path, tokenizer, tokens_per_sample=7)
+        winogrande(tmp_path, tokenizer)
+    counted = [record.getMessage() for record in caplog.records]
+    assert counted == [f"valid: 2 questions; {n} of them cut to fit {limit} tokens" for n, limit in ((2, 7), (0, 512))]
+    assert samples.batch(np.arange(2), seed=1, epoch=1).layout.lengths == (6, 7, 6, 7)

@@ -6,18 +6,17 @@ Shapes: L tokens of a passage in a window, A longest answer in tokens, N tokens 
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import exp, log
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roberta.errors import StorageError
+from roberta.files import write_text
 
 PREDICTIONS, NBEST, NA_PROBS = "predictions.json", "nbest.json", "na_prob.json"
 
@@ -58,6 +57,21 @@ class Answers:
     def text(self, threshold: float = 1.0) -> str:
         """Return the best answer, or the empty text where no answer is likelier than `threshold`."""
         return "" if self.no_answer_probability > threshold or not self.best else self.best[0].text
+
+    def ranked(self, threshold: float | None) -> list[Answer]:
+        """Return the answers, and no answer as one of them, best first: it is the best where it is above `threshold`.
+
+        The probabilities are then those of all of them together. Without a threshold there is always an answer, unless
+        there is no place for one.
+        """
+        if not self.best or threshold is None:
+            return list(self.best) or [Answer("", None, None, 1.0)]
+        probability = self.no_answer_probability
+        none = Answer("", None, None, probability)
+        first, *rest = [replace(answer, probability=answer.probability * (1 - probability)) for answer in self.best]
+        if probability > threshold:
+            return [none, first, *rest]
+        return [first, *sorted((none, *rest), key=lambda answer: -answer.probability)]
 
 
 def find_answers(
@@ -103,9 +117,17 @@ def write_answers(folder: Path, answers: Mapping[str, Answers], *, threshold: fl
         ]
         for name, found in answers.items()
     }
-    _write_json(folder / PREDICTIONS, {name: found.text(threshold) for name, found in answers.items()})
-    _write_json(folder / NBEST, nbest)
-    _write_json(folder / NA_PROBS, {name: found.no_answer_probability for name, found in answers.items()})
+    files = {
+        PREDICTIONS: {name: found.text(threshold) for name, found in answers.items()},
+        NBEST: nbest,
+        NA_PROBS: {name: found.no_answer_probability for name, found in answers.items()},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: can't be made: {error}; choose another folder") from error
+    for file_name, values in files.items():
+        write_text(folder / file_name, json.dumps(values, indent=1) + "\n")
 
 
 def _best(
@@ -190,18 +212,3 @@ def trimmed(context: str, start: int, end: int) -> tuple[int, int]:
 
 def _logistic(value: float) -> float:
     return 1 / (1 + exp(-value)) if value >= 0 else exp(value) / (1 + exp(value))
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(values, file, ensure_ascii=False, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error

@@ -4,6 +4,7 @@ Shapes: B sequences, T packed tokens.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from roberta import pretrained
+from roberta.averaging import average
 from roberta.checkpoint import fairseq_writer, hf_format, native
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError
@@ -36,15 +38,17 @@ class Conversion:
     largest_difference: float
 
 
-def convert(source: str | Path, target: Path, *, to: Format, head: str | None = None) -> Conversion:
+def convert(
+    source: str | Path | Sequence[str | Path], target: Path, *, to: Format, head: str | None = None
+) -> Conversion:
     """Write a model in another format, open the result, and compare what both compute on a fixed batch.
 
-    source: any name or path that `pretrained.load` takes. head: the one that goes with the model into a Hugging Face
-    folder; the other formats hold all.
+    source: any name or path that `pretrained.load` takes; of several, the mean of their weights is written.
+    head: the one that goes with the model into a Hugging Face folder; the other formats hold all.
 
     Raises:
-        CheckpointError: the source can't be read, or the outputs differ by more than `TOLERANCE`; the target is then
-            removed.
+        CheckpointError: the source can't be read, several are not alike, or the outputs differ by more than
+            `TOLERANCE`; the target is then removed.
         ConfigError: the target exists, or its format can't hold the model.
         StorageError, VocabError, DownloadError: a file can't be written, fits ill, or can't be fetched.
     """
@@ -52,7 +56,7 @@ def convert(source: str | Path, target: Path, *, to: Format, head: str | None = 
         raise ConfigError(f"{target} exists already; remove it or choose another folder")
     if head is not None and to != "hf":
         raise ConfigError(f"--head {head} is for --to hf, which holds one head; {to} holds all of them")
-    loaded = pretrained.load(source)
+    loaded = pretrained.load(source) if isinstance(source, str | Path) else average(source)
     if to == "hf":
         hf_format.write(target, loaded.model, loaded.tokenizer, head)
     elif to == "fairseq":

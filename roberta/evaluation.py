@@ -21,7 +21,7 @@ from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, R
 from roberta.progress import progress_bar
 from roberta.registry import HEADS
 from roberta.tasks.masked_lm import MaskedLMTask
-from roberta.tasks.task import Samples
+from roberta.tasks.task import Samples, Task
 from roberta.validation import check_lengths, evaluate
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,6 +58,33 @@ def evaluate_masked_lm(
     return evaluate(
         roberta.model, MaskedLMLoss(MaskedLMLossConfig(), task.head), samples, batch_size=None, max_tokens=max_tokens
     )
+
+
+def evaluate_questions(
+    roberta: RobertaHubInterface, task: Task, criterion: Any, split: str, *, max_tokens: int
+) -> dict[str, Any]:
+    """Return the scores of a task that chooses among options or candidates, accuracy with its 95 % interval.
+
+    task: built with the model's tokenizer. criterion: built with the head to measure, the masked-LM head for pronouns,
+    which needs no fine-tuning.
+
+    Raises:
+        ConfigError: the model has no such head.
+        DataError: the split is missing or damaged, or holds no answers.
+    """
+    roberta.model.head_config(criterion.head)
+    started = time.perf_counter()
+    samples: Any = task.samples(split)
+    limit = max(max_tokens, int(samples.sizes.max()))
+    figures = evaluate(roberta.model, criterion, samples, batch_size=None, max_tokens=limit)
+    total = sum(example.answer is not None for example in samples.examples)
+    return {
+        "head": criterion.head,
+        **{name: value for name, value in figures.items() if name != "num_targets"},
+        "accuracy_95": wilson_interval(round(figures["accuracy"] * total), total),
+        "num_examples": total,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def only_head(roberta: RobertaHubInterface) -> str:

@@ -1,6 +1,7 @@
 """Validation: the metrics of a criterion over a split, from exact sums over every sample, none dropped."""
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from roberta.data.batching import batches
 from roberta.distributed import SINGLE, World
 from roberta.errors import ConfigError, DataError
+from roberta.layout import Batch
 from roberta.models.attention import backend
 from roberta.models.mode import evaluation_mode
 from roberta.progress import progress_bar
@@ -80,32 +82,18 @@ def evaluate(
     Raises:
         DataError: there are no samples.
     """
-    if not len(samples):
-        raise DataError("nothing to evaluate on: the split has no samples")
-    device = next(model.parameters()).device
-    by_length = np.argsort(samples.sizes, kind="stable")  # sequences of like length go together
-    ranges = list(pairwise(batches(samples.sizes[by_length], batch_size=batch_size, max_tokens=max_tokens).tolist()))
     sums: Counter[str] = Counter(num_targets=0)
     outputs: dict[int, NDArray[np.float32]] = {}  # by sample
-    with (
-        evaluation_mode(model),
-        progress_bar(desc="evaluate", unit="sample", total=len(samples), enabled=world.is_main) as bar,
-    ):
-        for first in range(0, len(ranges), world.size):
-            mine = first + world.rank
-            start, end = ranges[mine] if mine < len(ranges) else ranges[0]  # sharded models compute in step
-            batch = samples.batch(by_length[start:end], seed=VALID_SEED, epoch=VALID_EPOCH).to(device)
-            with autocast(device, precision):
-                if samples.metric == "loss":
-                    _, batch_sums = criterion(model, batch)
-                else:
-                    rows = criterion.outputs(model, batch)
-                    _, batch_sums = criterion.loss(rows, batch)
-                    outputs.update(zip(batch.sample_ids, _split(rows, batch.rows_per_sample), strict=True))
-            counts = mine < len(ranges)
-            sums.update({name: counts * value.item() for name, value in batch_sums.items()})
-            sums["num_targets"] += counts * batch.num_targets
-            bar.update(ranges[min(first + world.size, len(ranges)) - 1][1] - ranges[first][0])
+    limits = {"batch_size": batch_size, "max_tokens": max_tokens}
+    for batch, counts in _batches(model, samples, precision=precision, world=world, **limits):
+        if samples.metric == "loss":
+            _, batch_sums = criterion(model, batch)
+        else:
+            rows = criterion.outputs(model, batch)
+            _, batch_sums = criterion.loss(rows, batch)
+            outputs.update(_by_sample(rows, batch))
+        sums.update({name: counts * value.item() for name, value in batch_sums.items()})
+        sums["num_targets"] += counts * batch.num_targets
     totals = dict(zip(sums, world.total(list(sums.values())), strict=True))
     num_targets = int(totals.pop("num_targets"))
     figures = criterion.metrics(totals, num_targets)
@@ -115,6 +103,53 @@ def evaluate(
     return {**figures, "num_targets": num_targets}
 
 
-def _split(rows: Tensor, counts: tuple[int, ...]) -> list[NDArray[np.float32]]:
-    """Return the rows (M, K) of each sample."""
-    return [part.numpy() for part in rows.float().cpu().split(counts)]
+@torch.inference_mode()
+def predict(
+    model: nn.Module, criterion: Any, samples: Samples, *, max_tokens: int, precision: Precision = "fp32"
+) -> list[NDArray[np.float32]]:
+    """Return the outputs of the criterion's head for each sample: (rows, K), in the order of the samples.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    outputs: dict[int, NDArray[np.float32]] = {}
+    for batch, _ in _batches(model, samples, batch_size=None, max_tokens=max_tokens, precision=precision, world=SINGLE):
+        outputs.update(_by_sample(criterion.outputs(model, batch), batch))
+    return [outputs[index] for index in range(len(samples))]
+
+
+def _batches(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    batch_size: int | None,
+    max_tokens: int | None,
+    precision: Precision,
+    world: World,
+) -> Iterator[tuple[Batch, bool]]:
+    """Yield this rank's batches, on the model's device and in its evaluation mode, and whether each counts.
+
+    Sequences of like length go together. Sharded models compute in step, so some ranks get a batch that does not count.
+    """
+    if not len(samples):
+        raise DataError("nothing to evaluate on: the split has no samples")
+    device = next(model.parameters()).device
+    by_length = np.argsort(samples.sizes, kind="stable")
+    ranges = list(pairwise(batches(samples.sizes[by_length], batch_size=batch_size, max_tokens=max_tokens).tolist()))
+    with (
+        evaluation_mode(model),
+        autocast(device, precision),
+        progress_bar(desc="evaluate", unit="sample", total=len(samples), enabled=world.is_main) as bar,
+    ):
+        for first in range(0, len(ranges), world.size):
+            mine = first + world.rank
+            start, end = ranges[mine] if mine < len(ranges) else ranges[0]
+            batch = samples.batch(by_length[start:end], seed=VALID_SEED, epoch=VALID_EPOCH)
+            yield batch.to(device), mine < len(ranges)
+            bar.update(ranges[min(first + world.size, len(ranges)) - 1][1] - ranges[first][0])
+
+
+def _by_sample(rows: Tensor, batch: Batch) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Return the rows (M, K) of each sample of a batch, with its number."""
+    parts = [part.numpy() for part in rows.float().cpu().split(batch.rows_per_sample)]
+    return zip(batch.sample_ids, parts, strict=True)

@@ -1,4 +1,4 @@
-"""roberta-convert: a checkpoint in another format."""
+"""roberta-convert: a checkpoint in another format, or the mean of several."""
 
 import json
 from collections.abc import Sequence
@@ -15,10 +15,13 @@ DESCRIPTION = """Write a model in another format, open the result, and compare w
   hf       a folder that Hugging Face transformers opens unchanged, with one head of any kind
   fairseq  model.pt and dict.txt as fairseq writes them since 2021, with all classification heads
 
+Of several sources, checkpoints of one model, the mean of their weights is written.
+
 Prints one line of JSON with the largest difference. Above 1e-4 the target is removed, and the exit code is 3."""
 
 EXAMPLE = """  roberta-convert roberta.large.mnli mnli-hf --to hf --head mnli
-  roberta-convert hf:FacebookAI/roberta-base roberta.base --to fairseq"""
+  roberta-convert hf:FacebookAI/roberta-base roberta.base --to fairseq
+  roberta-convert runs/large/step_* runs/large-mean --to native"""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,18 @@ class ConvertConfig:
 
 def _main(argv: Sequence[str]) -> int:
     parser = Parser(description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("source", help="name of a released model, hf:owner/name, or path of a checkpoint in any format")
+    parser.add_argument(
+        "source", nargs="+", help="name of a released model, hf:owner/name, or path of a checkpoint in any format"
+    )
     parser.add_argument("target", type=Path, help="folder to write; must not exist")
     add_arguments(parser, ConvertConfig, title="conversion")
     given = parser.parse_args(argv)
     config = from_namespace(ConvertConfig, given)
     from roberta.conversion import convert
 
-    conversion = convert(given.source, given.target, to=config.to, head=config.head)
-    print(json.dumps({"source": given.source, "target": str(given.target), "to": config.to, **asdict(conversion)}))
+    source = given.source[0] if len(given.source) == 1 else given.source
+    conversion = convert(source, given.target, to=config.to, head=config.head)
+    print(json.dumps({"source": source, "target": str(given.target), "to": config.to, **asdict(conversion)}))
     return 0
 
 

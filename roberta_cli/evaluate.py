@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from roberta.config import add_arguments, flag, from_namespace, option
+from roberta.data.readers.choices import QUESTION_SETS, ChoiceFields
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.table import TableFormat
+from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, run
 
@@ -19,10 +21,19 @@ DESCRIPTION = f"""Measure a model on a data set and print the result as one line
              accuracy with its 95 % interval, the same by genre, and the confusion matrix
   table      the same on your own .tsv, .csv or .jsonl, or a folder that has one for each split
   folders    the same on texts in SPLIT/LABEL/NAME.txt, as in aclImdb
+  squad      SQuAD's official figures, of either version, for a development file: of predictions in files, or of the
+             answers of a model, which --save-answers writes as such files
+  {", ".join(QUESTION_SETS)}, choices
+             choosing among options: accuracy, for RACE that of middle and high too; choices is your own .jsonl
+  {", ".join(PRONOUN_SETS)}
+             what a pronoun stands for, by the masked-LM head: accuracy; no fine-tuning is needed
   masked_lm  loss and perplexity on a split of a folder that roberta-preprocess made"""
 
 EXAMPLE = """  roberta-eval mnli glue_data/MNLI/dev_matched.tsv --model roberta.large.mnli
   roberta-eval table reviews/test.csv --model runs/reviews --text-columns review --label-column stars
+  roberta-eval squad dev-v2.0.json --predictions predictions.json --na-prob na_prob.json
+  roberta-eval squad dev-v1.1.json --model runs/squad
+  roberta-eval winogrande winogrande_1.1/dev.jsonl --model roberta.large
   roberta-eval masked_lm data-bin --model runs/small"""
 
 _METRICS = {
@@ -36,7 +47,9 @@ _METRICS = {
 class EvalConfig:
     """Options of roberta-eval."""
 
-    model: str = option(help="name of a released model, or path of a run, checkpoint folder or fairseq checkpoint")
+    model: str | None = option(
+        None, help="name of a released model, or path of a run, checkpoint folder or fairseq checkpoint"
+    )
     head: str | None = option(None, help="the head to measure; the only one beside masked LM if not given")
     labels: tuple[str, ...] | None = option(
         None, help="names of the head's outputs, in order; its own if not given, or those of the set"
@@ -44,6 +57,9 @@ class EvalConfig:
     split: str = option("valid", help="the split to measure; mnli has valid1 too, the mismatched one")
     tokens_per_sample: int | None = option(
         None, help="tokens of a sample at most, longer texts are cut; as many as the model takes if not given"
+    )
+    wsc_candidates: Literal["noun_phrases", "spans"] = option(
+        "noun_phrases", help="wsc: what else a pronoun may stand for; as in roberta-finetune"
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
@@ -56,6 +72,27 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class SquadOptions:
+    """Options of roberta-eval squad."""
+
+    predictions: Path | None = option(None, help="score these answers, {id: text}, in the place of a model's")
+    na_prob: Path | None = option(None, help="2.0: how likely no answer is, {id: number}, beside --predictions")
+    na_prob_thresh: float = option(1.0, help="2.0: no answer is predicted where it is likelier, beside --na-prob")
+    save_answers: Path | None = option(
+        None, help="folder to write predictions.json, nbest.json and na_prob.json of a model to"
+    )
+    doc_stride: int | None = option(None, help="tokens between windows; the default of training if not given")
+    max_question_length: int | None = option(None, help="tokens of a question at most; likewise")
+    max_answer_length: int | None = option(None, help="tokens of an answer at most; likewise")
+
+    def __post_init__(self) -> None:
+        if self.na_prob is not None and self.predictions is None:
+            raise ConfigError("--na-prob goes with --predictions; give both, or neither and a model")
+        if self.predictions is not None and self.save_answers is not None:
+            raise ConfigError("--save-answers writes those of a model; leave it out, or --predictions")
+
+
+@dataclass(frozen=True)
 class Request:
     """What is to be measured, and how."""
 
@@ -63,6 +100,8 @@ class Request:
     data: Path
     config: EvalConfig
     table: TableFormat
+    squad: SquadOptions
+    fields: ChoiceFields
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -71,8 +110,17 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("data", type=Path, help="the file or folder to measure on")
     add_arguments(parser, EvalConfig, title="evaluation")
     add_arguments(parser, TableFormat, title="table")
+    add_arguments(parser, ChoiceFields, title="choices")
+    add_arguments(parser, SquadOptions, title="squad")
     given = parser.parse_args(argv)
-    request = Request(given.task, given.data, from_namespace(EvalConfig, given), from_namespace(TableFormat, given))
+    request = Request(
+        task=given.task,
+        data=given.data,
+        config=from_namespace(EvalConfig, given),
+        table=from_namespace(TableFormat, given),
+        squad=from_namespace(SquadOptions, given),
+        fields=from_namespace(ChoiceFields, given),
+    )
     result = EVALUATORS[given.task](request)
     print(json.dumps({"task": given.task, "model": request.config.model, **result}))
     return 0
@@ -118,6 +166,89 @@ def _texts(
     return evaluate_texts(judgement, examples)
 
 
+def _squad(request: Request) -> dict[str, Any]:
+    from roberta.data.readers.squad import read_squad
+    from roberta.question_answering import read_na_probs, read_predictions, score_predictions
+
+    options = request.squad
+    questions = read_squad(request.data)
+    if options.predictions is None:
+        return _answers(request, questions)
+    if request.config.model is not None:
+        raise ConfigError("--model and --predictions: the one gives answers, the other has them; leave one out")
+    na_probs = None if options.na_prob is None else read_na_probs(options.na_prob)
+    predictions = read_predictions(options.predictions)
+    return score_predictions(questions, predictions, na_probs, na_threshold=options.na_prob_thresh)
+
+
+def _answers(request: Request, questions: Sequence[Any]) -> dict[str, Any]:
+    from roberta.answers import write_answers
+    from roberta.data.readers.squad import version_of
+    from roberta.evaluation import only_head
+    from roberta.question_answering import Reading, answer_questions
+    from roberta.tasks.span import SpanTaskConfig
+
+    config, options = request.config, request.squad
+    roberta = _model(config)
+    reading = Reading(roberta, config.head or only_head(roberta), max_tokens=config.max_tokens)
+    lengths = {
+        name: getattr(options, name)
+        for name in ("doc_stride", "max_question_length", "max_answer_length")
+        if getattr(options, name) is not None
+    }
+    task = SpanTaskConfig(
+        data=request.data,
+        version=version_of(questions),
+        tokens_per_sample=config.tokens_per_sample or roberta.max_tokens,
+        **lengths,
+    )
+    answers, figures = answer_questions(reading, questions, task)
+    if options.save_answers is not None:
+        write_answers(options.save_answers, answers, threshold=figures.get("best_f1_thresh", 1.0))
+    return figures
+
+
+def _questions(request: Request) -> dict[str, Any]:
+    from roberta.criterions.sentence_ranking import SentenceRankingLoss, SentenceRankingLossConfig
+    from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS
+    from roberta.evaluation import evaluate_questions
+    from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
+
+    config = request.config
+    roberta = _model(config)
+    limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
+    options = QUESTION_SETS[request.task] if request.task in QUESTION_SETS else asdict(request.fields)
+    task_config = SentenceRankingTaskConfig(
+        **options | _place(request),
+        tokens_per_sample=limit,
+        max_option_length=min(MAX_OPTION_TOKENS, limit - NUM_SPECIALS),
+    )
+    criterion = SentenceRankingLoss(SentenceRankingLossConfig(), config.head or SentenceRankingTask.head)
+    task = SentenceRankingTask(task_config, roberta.tokenizer)
+    return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)
+
+
+def _pronouns(request: Request) -> dict[str, Any]:
+    from roberta.criterions.wsc import WSCLoss, WSCLossConfig
+    from roberta.evaluation import evaluate_questions
+    from roberta.tasks.wsc import WSCTask, WSCTaskConfig
+
+    config = request.config
+    roberta = _model(config)
+    limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
+    options = PRONOUN_SETS[request.task] | _place(request) | {"wsc_candidates": config.wsc_candidates}
+    task = WSCTask(WSCTaskConfig(**options, tokens_per_sample=limit), roberta.tokenizer)
+    criterion = WSCLoss(WSCLossConfig(wsc_cross_entropy=True), config.head or WSCTask.head)
+    return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)
+
+
+def _place(request: Request) -> dict[str, Any]:
+    """Return the folder of the data, and the file in it where one is given."""
+    if request.data.is_dir():
+        return {"data": request.data}
+    return {"data": request.data.parent, "valid_file": Path(request.data.name)}
+
+
 def _masked_lm(request: Request) -> dict[str, Any]:
     from roberta.evaluation import evaluate_masked_lm
     from roberta.tasks.masked_lm import MaskedLMTask, MaskedLMTaskConfig
@@ -133,6 +264,8 @@ def _model(config: EvalConfig) -> Any:
     from roberta.hub import from_pretrained
     from roberta.validation import choose_device
 
+    if config.model is None:
+        raise ConfigError("required: --model")
     device = choose_device(config.device)
     return from_pretrained(config.model).to(device)
 
@@ -141,6 +274,9 @@ EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {
     **dict.fromkeys(GLUE, _glue),
     "table": _table,
     "folders": _folders,
+    "squad": _squad,
+    **dict.fromkeys((*QUESTION_SETS, "choices"), _questions),
+    **dict.fromkeys(PRONOUN_SETS, _pronouns),
     "masked_lm": _masked_lm,
 }
 

@@ -112,24 +112,33 @@ def test_logits_that_no_float_can_raise_e_to_still_give_probabilities() -> None:
     assert [answer.text for answer in found.best] == ["aa", "bb"]
 
 
+def test_no_answer_is_ranked_by_its_probability_unless_it_is_above_the_threshold() -> None:
+    answers = Answers((Answer("a", 0, 1, 0.6), Answer("b", 1, 2, 0.3)), 0.4)
+    for threshold, order in ((0.3, ["", "a", "b"]), (0.5, ["a", "", "b"]), (None, ["a", "b"])):
+        assert [answer.text for answer in answers.ranked(threshold)] == order
+    assert [answer.probability for answer in answers.ranked(0.5)] == pytest.approx([0.36, 0.4, 0.18])
+    assert Answers((), 1.0).ranked(None) == [Answer("", None, None, 1.0)]
+
+
 def test_the_files_hold_what_the_official_scorer_reads(tmp_path: Path) -> None:
     answers = {
         "q1": Answers((Answer("ü 😀", 0, 3, 0.5, 1.0, 2.0),), 0.25),
         "q2": Answers((Answer("no", 4, 6, 0.75),), 0.5),
         "q3": Answers((), 1.0),
+        "q4": Answers((Answer("half \ud83d", 0, 6, 0.5),), 0.0),
     }
     folder = tmp_path / "new"
     write_answers(folder, answers, threshold=0.25)
     read = {
         name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("predictions", "nbest", "na_prob")
     }
-    assert read["predictions"] == {"q1": "ü 😀", "q2": "", "q3": ""}
-    assert read["na_prob"] == {"q1": 0.25, "q2": 0.5, "q3": 1.0}
+    assert read["predictions"] == {"q1": "ü 😀", "q2": "", "q3": "", "q4": "half \ud83d"}
+    assert read["na_prob"] == {"q1": 0.25, "q2": 0.5, "q3": 1.0, "q4": 0.0}
     assert read["nbest"]["q1"] == [{"text": "ü 😀", "probability": 0.5, "start_logit": 1.0, "end_logit": 2.0}]
     assert sorted(path.name for path in folder.iterdir()) == ["na_prob.json", "nbest.json", "predictions.json"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file/predictions.json: can't be written: .*; free some space"):
+    with pytest.raises(StorageError, match=r"file: can't be made: .*; choose another folder"):
         write_answers(tmp_path / "file", {}, threshold=1.0)

@@ -15,6 +15,9 @@ FLOORS = {
     "randomness": 0,
     "progress": 0,
     "versions": 0,
+    "files": 0,
+    "report": 4,
+    "finetuning": 7,
     "logs": 1,
     "metrics": 1,
     "estimates": 5,
@@ -37,8 +40,8 @@ FLOORS = {
     "conversion": 6,
     "hub": 6,
     "evaluation": 7,
-    "answers": 3,
-    "windows": 3,
+    "answers": 1,
+    "question_answering": 7,
 }
 FORBIDDEN = {("models", "data"), ("criterions", "data"), ("hub", "trainer")}
 MODULES = sorted((ROOT / "roberta").rglob("*.py"))

@@ -22,7 +22,7 @@ def dataset(golds: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def real(shared: Path, name: str) -> dict[str, Any]:
-    return json.loads(lzma.open(shared / "data/squad" / name).read())
+    return json.loads(lzma.decompress((shared / "data/squad" / name).read_bytes()))
 
 
 @pytest.mark.parametrize(

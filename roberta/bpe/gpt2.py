@@ -9,7 +9,6 @@ A BPE id is not a token id of the model: the dictionary stands between the two.
 import hashlib
 import json
 import lzma
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roberta.config import option
-from roberta.errors import StorageError, VocabError
+from roberta.errors import VocabError
+from roberta.files import write_text
 from roberta.registry import BPES
 
 VOCABULARY = Path(__file__).with_name("vocabulary")
@@ -209,24 +209,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise VocabError(f"{path}:{line}: 0x{error.object[error.start]:02x} is not valid UTF-8; {_REMEDY}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a vocabulary file, whole or not at all.
-
-    Raises:
-        StorageError: the file can't be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
 
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:

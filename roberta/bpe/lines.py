@@ -25,14 +25,15 @@ _END_OF_TEXT = "<|endoftext|>"
 
 # A word is remembered with the space before it, or the line feed where it is the first of a line and may be empty.
 _WORD = re.compile(r"\n\S{0,40}| \S{1,40}")
-_MOST_WORDS = 2**18  # remembered before all are forgotten: some 50 MB
+_MOST_WORDS = 2**19  # remembered before all are forgotten: some 100 MB
 _SPACE, _LINE_FEED = b" \n"
 
 _KEY_BYTES = 16  # of words that are found without Python: their bytes are two numbers
 _LOW = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(_KEY_BYTES + 1)], dtype=np.uint64)
 _HIGH = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(_KEY_BYTES + 1)], dtype=np.uint64)
 _NO_KEY = np.uint64(2**64 - 1)  # UTF-8 has no byte 0xff
-_SLOT_BITS = 17
+_SLOT_BITS = 19
+_SLOT_SHIFT = np.uint64(64 - _SLOT_BITS)
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], dtype=np.uint64)
 
 
@@ -68,7 +69,8 @@ class LineEncoder:
         self._offsets = np.empty(0, dtype=np.int64)  # of its first token in `_ids`
         self._ids = np.empty(0, dtype=np.uint32)
         # The word last seen of those with one hash: its key, and its number.
-        self._slots = np.full((2**_SLOT_BITS, 2), _NO_KEY, dtype=np.uint64)
+        self._slot_low = np.full(2**_SLOT_BITS, _NO_KEY, dtype=np.uint64)
+        self._slot_high = np.full(2**_SLOT_BITS, _NO_KEY, dtype=np.uint64)
         self._slot_words = np.zeros(2**_SLOT_BITS, dtype=np.int64)
 
     def _numbers(self, raw: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -82,10 +84,10 @@ class LineEncoder:
         starts = np.flatnonzero((text == _SPACE) | (text == _LINE_FEED))  # (W,)
         sizes = np.diff(starts, append=len(raw))
         is_short = sizes <= _KEY_BYTES
-        keys = _keys(raw, starts, sizes)  # (W, 2)
-        slots = (keys * _MULTIPLIERS).sum(axis=1) >> np.uint64(64 - _SLOT_BITS)
+        low, high = _keys(raw, starts, sizes)
+        slots = (low * _MULTIPLIERS[0] + high * _MULTIPLIERS[1]) >> _SLOT_SHIFT
         words = self._slot_words[slots]
-        is_known = (self._slots[slots] == keys).all(axis=1) & is_short
+        is_known = (self._slot_low[slots] == low) & (self._slot_high[slots] == high) & is_short
         if not is_known.all():
             unknown = np.flatnonzero(~is_known)
             ends = starts + sizes
@@ -93,8 +95,9 @@ class LineEncoder:
                 [raw[start:end] for start, end in zip(starts[unknown].tolist(), ends[unknown].tolist(), strict=True)]
             )
             unknown = unknown[is_short[unknown]]
-            self._slots[slots[unknown]] = keys[unknown]
-            self._slot_words[slots[unknown]] = words[unknown]
+            slots = slots[unknown]
+            self._slot_low[slots], self._slot_high[slots] = low[unknown], high[unknown]
+            self._slot_words[slots] = words[unknown]
         return words, np.flatnonzero(text[starts] == _LINE_FEED)
 
     def _look_up(self, words: Sequence[bytes]) -> NDArray[np.int64]:
@@ -176,12 +179,16 @@ class _Numbers(dict[bytes, int]):
         return number
 
 
-def _keys(raw: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return the first bytes of each word as two numbers, with zeros after its end: (W, 2)."""
-    padded = np.frombuffer(raw + bytes(_KEY_BYTES), dtype=np.uint8)
-    halves = np.lib.stride_tricks.sliding_window_view(padded, _KEY_BYTES)[starts].view("<u8")  # (W, 2)
+def _keys(
+    raw: bytes, starts: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the first bytes of each word as two numbers, with zeros after its end: (W,) each."""
+    padded = raw + bytes(_KEY_BYTES)
     clipped = np.minimum(sizes, _KEY_BYTES)
-    return halves & np.stack([_LOW[clipped], _HIGH[clipped]], axis=1)
+    low, high = (
+        np.ndarray(len(raw), dtype="<u8", buffer=padded, offset=offset, strides=(1,))[starts] for offset in (0, 8)
+    )
+    return low & _LOW[clipped], high & _HIGH[clipped]
 
 
 def _merged(one: NDArray[np.uint32], other: NDArray[np.uint32], of_other: NDArray[np.bool_]) -> NDArray[np.uint32]:

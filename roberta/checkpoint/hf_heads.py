@@ -4,6 +4,7 @@ A kind is a class of transformers, the names of its parameters there and what it
 the dropout of spans have no place there.
 """
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from roberta.registry import HEADS
 LM = "lm"  # the name of the masked-LM head; the others are named as their kind
 WORDS = "roberta.embeddings.word_embeddings.weight"
 DECODER_WEIGHT, DECODER_BIAS, BIAS = "lm_head.decoder.weight", "lm_head.decoder.bias", "lm_head.bias"
+
+_SEVERAL = "multi_label_classification"  # problem_type of classes that do not exclude each other
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -138,7 +141,8 @@ def head_options(config: Any) -> dict[str, Any]:
     options["id2label"] = {str(number): label for number, label in enumerate(labels)}
     options["label2id"] = {label: number for number, label in enumerate(labels)}
     if not isinstance(config, TaggingHeadConfig):
-        options["problem_type"] = "regression" if config.num_outputs == 1 else "single_label_classification"
+        single = "regression" if config.num_outputs == 1 else "single_label_classification"
+        options["problem_type"] = _SEVERAL if getattr(config, "multi_label", False) else single
     return options
 
 
@@ -159,9 +163,8 @@ def _sequence_head(options: Mapping[str, Any], num_outputs: int, dropout: float,
         return RegressionHeadConfig(dropout=dropout)
     if problem == "regression":
         _LOGGER.warning("%s: its outputs are %d numbers, not classes; take the logits", path, num_outputs)
-    if problem == "multi_label_classification":
-        _LOGGER.warning("%s: its classes do not exclude each other; take the logits, and their sigmoid", path)
-    return _with_classes(ClassificationHeadConfig, options, num_outputs, dropout, path)
+    head = _with_classes(ClassificationHeadConfig, options, num_outputs, dropout, path)
+    return dataclasses.replace(head, multi_label=problem == _SEVERAL)
 
 
 def _is_choice(options: Mapping[str, Any], tensors: Iterable[str], num_classes: int) -> bool:

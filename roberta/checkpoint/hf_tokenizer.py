@@ -13,12 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from roberta.bpe.gpt2 import ALPHABET, ENCODER_NAMES, GPT2BPE, MERGES_NAMES, write_text
+from roberta.bpe.gpt2 import ALPHABET, ENCODER_NAMES, GPT2BPE, MERGES_NAMES
 from roberta.checkpoint.folders import read_json
 from roberta.checkpoint.foreign import spell
 from roberta.data.dictionary import MASK, SPECIALS, Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, VocabError
+from roberta.files import write_text
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 MERGES, VOCAB = MERGES_NAMES[1], ENCODER_NAMES[1]

@@ -6,6 +6,6 @@ that people read, with `loss` among them. Where the outputs of the head are to b
 `outputs(model, batch)`, then `loss(outputs, batch)`.
 """
 
-from roberta.criterions import masked_lm, sentence_prediction, span
+from roberta.criterions import masked_lm, sentence_prediction, sentence_ranking, span, wsc
 
-__all__ = ["masked_lm", "sentence_prediction", "span"]
+__all__ = ["masked_lm", "sentence_prediction", "sentence_ranking", "span", "wsc"]

@@ -48,5 +48,5 @@ class SentenceRankingLoss:
         return loss, {"loss": loss.detach(), "correct": (scores.argmax(dim=1) == batch.targets).sum()}
 
     def metrics(self, sums: Mapping[str, float], num_targets: int) -> dict[str, float]:
-        """Return the mean loss in nats and the accuracy."""
-        return {name: sums[key] / num_targets for name, key in (("loss", "loss"), ("accuracy", "correct"))}
+        """Return the mean loss in nats and the accuracy, of questions with an answer; 0 where there are none."""
+        return {name: sums[key] / max(num_targets, 1) for name, key in (("loss", "loss"), ("accuracy", "correct"))}

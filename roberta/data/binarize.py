@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from roberta.bpe.gpt2 import write_text
 from roberta.config import option
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.encoding import PieceEncoder, Workers
@@ -24,6 +23,7 @@ from roberta.data.text import PIECE_BYTES, STANDARD_INPUT, Piece, identity, read
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint, train_tokenizer
 from roberta.errors import ConfigError, DataError
+from roberta.files import write_text
 from roberta.progress import progress_bar
 
 Progress = Callable[[int], object]  # called with the bytes of text done since the last call

@@ -7,8 +7,9 @@ before the symbols of the file, `<mask>` after them. In RoBERTa's dictionary a s
 from collections.abc import Sequence
 from pathlib import Path
 
-from roberta.bpe.gpt2 import VOCABULARY, read_text, write_text
+from roberta.bpe.gpt2 import VOCABULARY, read_text
 from roberta.errors import VocabError
+from roberta.files import write_text
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
-from roberta.bpe.gpt2 import write_text
 from roberta.data.examples import TextExample
 from roberta.data.readers.glue import GlueSet, glue_set
 from roberta.errors import ConfigError, DataError, StorageError, choices
+from roberta.files import write_text
 
 _DECIMALS = 3  # as many as STS-B's own scores have
 

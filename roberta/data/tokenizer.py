@@ -116,13 +116,22 @@ class Tokenizer:
         >>> Tokenizer.load().encode_sequence("Hello world! Hello", " world", max_tokens=8)
         [0, 31414, 232, 328, 2, 2, 232, 2]
         """
+        return self.join([self.encode(text) for text in texts], separator=separator, max_tokens=max_tokens)
+
+    def join(
+        self, pieces: Sequence[Sequence[int]], *, separator: bool = True, max_tokens: int | None = None
+    ) -> list[int]:
+        """Return the sequence of texts that are tokens already, as `encode_sequence` makes it.
+
+        Raises:
+            DataError: `max_tokens` leaves no room beside the special tokens.
+        """
         bos, eos = self.dictionary.bos, self.dictionary.eos
-        encoded = [self.encode(text) for text in texts]
         if max_tokens is not None:
-            num_specials = 1 + len(texts) + (len(texts) - 1) * separator
-            encoded = _cut(encoded, max_tokens - num_specials)
+            num_specials = 1 + len(pieces) + (len(pieces) - 1) * separator
+            pieces = _cut(pieces, max_tokens - num_specials)
         tokens = [bos]
-        for position, ids in enumerate(encoded):
+        for position, ids in enumerate(pieces):
             if position > 0 and separator:
                 tokens.append(eos)
             tokens += [*ids, eos]
@@ -242,7 +251,7 @@ def _pattern_of_added(symbols: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile(f"({'|'.join(map(re.escape, sorted(symbols, key=len, reverse=True)))})") if symbols else None
 
 
-def _cut(parts: Sequence[list[int]], room: int) -> list[list[int]]:
+def _cut(parts: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
     """Return the parts with the ends of the longest cut off, so that all of them together fit into `room` tokens."""
     if room < 0:
         raise DataError(f"max_tokens is {-room} too small to hold the special tokens of {len(parts)} texts; raise it")

@@ -3,14 +3,13 @@
 Shapes: S tokens of a window, K outputs of the head.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from roberta.answers import Answer, Answers
 from roberta.data.windows import Windows, WindowSizes
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, as_texts
@@ -60,28 +59,23 @@ def answer(
         if value < 1:
             raise DataError(f"{name} is {value}; it must be at least 1")
     windows = _windows(engine, pairs, stride)
-    outputs = _outputs(engine, head, windows)
+    sequences = [windows.tokens(window).tolist() for window in range(len(windows))]
+    outputs = rows_of_windows(batched_logits(engine, head, sequences), windows.sizes)
     if threshold is None and config.answerable:
         threshold = NO_ANSWER_THRESHOLD
     found = windows.answers(outputs, max_answer_tokens=max_answer_tokens, n_best=topk)
-    best = [ranked(answers, threshold)[:topk] for answers in found]
+    best = [answers.ranked(threshold)[:topk] for answers in found]
     return best if topk > 1 else [answers[0] for answers in best]
 
 
-def ranked(answers: Answers, threshold: float | None) -> list[Answer]:
-    """Return answers, and no answer as one of them, best first: no answer is the best where it is above `threshold`.
-
-    The probabilities are then those of all of them together. Without a threshold there is always an answer, unless
-    there is no place for one.
-    """
-    if not answers.best or threshold is None:
-        return list(answers.best) or [Answer("", None, None, 1.0)]
-    probability = answers.no_answer_probability
-    none = Answer("", None, None, probability)
-    first, *rest = [replace(found, probability=found.probability * (1 - probability)) for found in answers.best]
-    if probability > threshold:
-        return [none, first, *rest]
-    return [first, *sorted((none, *rest), key=lambda found: -found.probability)]
+def rows_of_windows(batches: Iterable[tuple[list[int], Tensor]], sizes: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """Return the outputs (S, K) of a head for each window from (indices, logits) of batches; sizes: tokens of each."""
+    outputs: list[Any] = [None] * len(sizes)
+    for indices, logits in batches:
+        ends = np.cumsum(sizes[indices])[:-1]
+        for index, rows in zip(indices, np.split(logits.float().cpu().numpy(), ends), strict=True):
+            outputs[index] = rows
+    return outputs
 
 
 def _windows(engine: Engine, pairs: Sequence[tuple[str, str]], stride: int | None) -> Windows:
@@ -98,14 +92,3 @@ def _windows(engine: Engine, pairs: Sequence[tuple[str, str]], stride: int | Non
             "no room is left for the context: shorten them"
         )
     return windows
-
-
-def _outputs(engine: Engine, head: str, windows: Windows) -> list[NDArray[np.float32]]:
-    """Return what the head says of each window: (S, K)."""
-    outputs: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(windows)
-    sequences = [windows.tokens(window).tolist() for window in range(len(windows))]
-    for indices, logits in batched_logits(engine, head, sequences):
-        ends = np.cumsum(windows.sizes[indices])[:-1]
-        for index, rows in zip(indices, np.split(logits.float().cpu().numpy(), ends), strict=True):
-            outputs[index] = rows
-    return outputs

@@ -9,6 +9,7 @@ from math import exp
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from roberta.data.tokenizer import Tokenizer
@@ -150,6 +151,8 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
         return config.minimum + (config.maximum - config.minimum) * logits
     if isinstance(config, ChoiceHeadConfig):
         return logits
+    if isinstance(config, ClassificationHeadConfig) and config.multi_label:
+        return F.logsigmoid(logits)
     if isinstance(config, SpanHeadConfig):
         spans = logits[:, :2]  # without the answerability; `answer` makes use of it
         return layout.pack(layout.pad(spans, -torch.inf).log_softmax(dim=1))  # over the tokens of a sequence

@@ -86,6 +86,7 @@ class ClassificationHeadConfig:
     activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
     dropout: float = option(0.0, help=_POOLER_DROPOUT)
     labels: tuple[str, ...] = option((), help=_LABELS)
+    multi_label: bool = option(False, help="each class is told for itself, so that several may hold, or none")
 
     def __post_init__(self) -> None:
         _check_classes("classification", self.num_classes, self.labels)

@@ -3,8 +3,11 @@
 Shapes: T packed tokens, M masked positions.
 """
 
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from roberta.config import option
+from roberta.data.batching import order
 from roberta.data.blocks import BreakMode, blocks
 from roberta.data.cache import binarized, is_raw_text
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.masking import Masker, MaskingConfig
+from roberta.data.resampling import Resampling
 from roberta.data.stream import ConcatStream, open_split
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, VocabError
@@ -39,17 +44,31 @@ class MaskedLMTaskConfig(MaskingConfig):
     valid_fraction: float = option(0.01, help="raw text without --valid-data: share of the documents held out")
     tokens_per_sample: int = option(512, help="tokens of a sample at most, <s> included")
     sample_break_mode: BreakMode = option("complete", help="how sentences fill samples; complete is FULL-SENTENCES")
+    multilang_sampling_alpha: float | None = option(
+        None, help="several folders, each a language: train on shares p^alpha instead of p; 1 leaves them, 0 evens them"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tokens_per_sample < 2:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; <s> and a token need 2")
+        if self.multilang_sampling_alpha is not None and not 0 <= self.multilang_sampling_alpha < math.inf:
+            raise ConfigError(f"--multilang-sampling-alpha is {self.multilang_sampling_alpha}; it must be at least 0")
 
 
 class MaskedBlocks(Samples):
-    """Blocks of a token stream, each after a `<s>`."""
+    """Blocks of a token stream, each after a `<s>`.
 
-    def __init__(self, stream: ConcatStream, tokenizer: Tokenizer, config: MaskedLMTaskConfig) -> None:
+    languages: how many parts of the stream belong to each language, where they are to be resampled.
+    """
+
+    def __init__(
+        self,
+        stream: ConcatStream,
+        tokenizer: Tokenizer,
+        config: MaskedLMTaskConfig,
+        languages: Sequence[int] | None = None,
+    ) -> None:
         self.stream = stream
         self.bos = [tokenizer.dictionary.bos]
         self.mask = Masker.of(config, tokenizer)
@@ -59,7 +78,20 @@ class MaskedBlocks(Samples):
             for part, offset in zip(stream.parts, stream.offsets, strict=False)
         ]
         self.blocks = np.concatenate(parts)  # (N, 2)
+        self.resampling: Resampling | None = None
+        if languages is not None and config.multilang_sampling_alpha is not None:
+            remaining = map(len, parts)
+            counts = np.array([sum(islice(remaining, count)) for count in languages])
+            self.resampling = Resampling.of(counts, config.multilang_sampling_alpha)
+            self.blocks = self.blocks[self.resampling.originals()]
         self.sizes = self.blocks[:, 1] - self.blocks[:, 0] + 1
+
+    def order(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Return the samples of an epoch in the order in which they are trained on; languages may be resampled."""
+        if self.resampling is None:
+            return super().order(seed=seed, epoch=epoch)
+        indices = self.resampling.indices(seed=seed, epoch=epoch)
+        return indices[order(len(indices), seed=seed, epoch=epoch)]
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return these blocks, with the masks of this epoch."""
@@ -86,6 +118,11 @@ class MaskedLMTask(Task):
     def __init__(self, config: MaskedLMTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config
         self.folders = _folders(config)
+        if config.multilang_sampling_alpha is not None and len(self.folders) == 1:
+            raise ConfigError(
+                f"--multilang-sampling-alpha weighs the folders of languages, and {config.data} is one folder; "
+                f"give several with {os.pathsep} between them, or leave it out"
+            )
         self.tokenizer = Tokenizer.load(self.folders[0])
         if tokenizer is not None and tokenizer.dictionary != self.tokenizer.dictionary:
             raise VocabError(
@@ -106,7 +143,10 @@ class MaskedLMTask(Task):
             ConfigError: the masking needs counts that the dictionary has not.
             DataError: the split is missing, damaged or empty.
         """
-        samples = MaskedBlocks(open_split(self.folders, split), self.tokenizer, self.config)
+        languages = [open_split([folder], split).parts for folder in self.folders]
+        stream = ConcatStream([part for parts in languages for part in parts])
+        counts = [len(parts) for parts in languages] if split == "train" else None
+        samples = MaskedBlocks(stream, self.tokenizer, self.config, counts)
         if not len(samples):
             raise DataError(f"{self.config.data}: no samples in the split {split}")
         return samples

@@ -8,6 +8,7 @@ Shapes: Q questions, B sequences, T packed tokens.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,18 +21,18 @@ from roberta.data.examples import ChoiceExample
 from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
 from roberta.data.readers.choices import ChoiceFields, read_choices
 from roberta.data.readers.race import read_race
-from roberta.data.readers.split_files import find_split_file
+from roberta.data.readers.split_files import find_split_file, has_split_file
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import ChoiceHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.task import Samples, Task
+from roberta.tasks.task import Prediction, Samples, Task
 
 UNTOLD = -1  # the target of a question without an answer, which the criterion passes over
 
 _RACE_SPLITS = {"valid": "dev"}
-_WITHOUT_ANSWERS = ("test",)  # splits whose answers may be secret
+_TEST = "test"  # the split whose answers may be secret
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class SentenceRankingTaskConfig(ChoiceFields):
     data_layout: Literal["jsonl", "race"] = option(
         "jsonl", help="jsonl: a file for each split, such as train.jsonl and dev.jsonl; race: RACE's folders"
     )
+    train_file: Path | None = option(None, help="jsonl: file of the train split in the folder, if no name tells")
+    valid_file: Path | None = option(None, help="jsonl: file of the valid split in the folder, if no name tells")
     tokens_per_sample: int = option(512, help="tokens of an option's sequence at most; the end of the context is cut")
     max_option_length: int = option(
         MAX_OPTION_TOKENS, help="tokens of an option at most, with its question where there is a context too"
@@ -74,8 +77,12 @@ class RankedQuestions(Samples):
             tokenizer, examples, max_tokens=config.tokens_per_sample, max_option_tokens=config.max_option_length
         )
         self.sizes = np.array([sum(question.lengths) for question in self.questions], dtype=np.int64)
-        self.max_seqlen = max(length for question in self.questions for length in question.lengths)
         self.answers = np.array([UNTOLD if example.answer is None else example.answer for example in examples])
+
+    @property
+    def max_seqlen(self) -> int:
+        """The tokens of the longest sequence."""
+        return max(length for question in self.questions for length in question.lengths)
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return the sequences of these questions, those of a question one after another."""
@@ -108,6 +115,10 @@ class RankedQuestions(Samples):
         figures = {"accuracy": told, **{name: told & members for name, members in by_group.items()}}
         return {name: float(is_right[members].mean()) for name, members in figures.items() if members.any()}
 
+    def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
+        """Return the option chosen for each question, and the probability of each option."""
+        return [_prediction(*pair) for pair in zip(self.examples, outputs, strict=True)]
+
 
 @TASKS.register("sentence_ranking", SentenceRankingTaskConfig)
 class SentenceRankingTask(Task):
@@ -123,6 +134,12 @@ class SentenceRankingTask(Task):
         """Return the config of a choice head: one score for each option."""
         return ChoiceHeadConfig()
 
+    def test_splits(self) -> tuple[str, ...]:
+        """Return `test` where the data has such a split."""
+        is_race, data = self.config.data_layout == "race", self.config.data
+        has_test = (data / _TEST).is_dir() if is_race else has_split_file(data, _TEST, ".jsonl")
+        return (_TEST,) if has_test else ()
+
     def samples(self, split: str) -> RankedQuestions:
         """Return the questions of a split; those of a test split may lack answers.
 
@@ -133,7 +150,7 @@ class SentenceRankingTask(Task):
         """
         examples = self._read(split)
         untold = next((example for example in examples if example.answer is None), None)
-        if untold is not None and split not in _WITHOUT_ANSWERS:
+        if untold is not None and split != _TEST:
             raise DataError(f"{untold.source}: no answer, and the {split} split needs them; leave the question out")
         samples = RankedQuestions(examples, self.tokenizer, self.config)
         self._report(samples, split)
@@ -142,7 +159,9 @@ class SentenceRankingTask(Task):
     def _read(self, split: str) -> list[ChoiceExample]:
         if self.config.data_layout == "race":
             return read_race(self.config.data / _RACE_SPLITS.get(split, split))
-        return read_choices(find_split_file(self.config.data, split, ".jsonl"), self.config)
+        named = {"train": self.config.train_file, "valid": self.config.valid_file}.get(split)
+        folder = self.config.data
+        return read_choices(folder / named if named else find_split_file(folder, split, ".jsonl"), self.config)
 
     def _report(self, samples: RankedQuestions, split: str) -> None:
         cut = sum(question.is_cut for question in samples.questions)
@@ -156,3 +175,18 @@ class SentenceRankingTask(Task):
             options,
             self.config.max_option_length,
         )
+
+
+def _prediction(example: ChoiceExample, output: NDArray[np.float32]) -> Prediction:
+    names = [f"{number}. {text}" for number, text in enumerate(example.options, start=1)]  # texts may be equal
+    log_probabilities = torch.from_numpy(output[:, 0]).double().log_softmax(dim=0).tolist()
+    best = max(range(len(names)), key=log_probabilities.__getitem__)
+    return Prediction(
+        id=example.id,
+        source=example.source,
+        text=" | ".join(filter(None, (example.question, example.context))),
+        answer=None if example.answer is None else names[example.answer],
+        prediction=names[best],
+        probabilities=dict(zip(names, map(exp, log_probabilities), strict=True)),
+        error=None if example.answer is None else -log_probabilities[example.answer],
+    )

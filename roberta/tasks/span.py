@@ -6,8 +6,10 @@ Shapes: W windows, B windows of a batch, K outputs of the head.
 """
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roberta.answers import Answers
+from roberta.answers import Answers, write_answers
 from roberta.config import option
 from roberta.data.readers.squad import Question, Version, read_squad, with_answers_in_place
 from roberta.data.tokenizer import Span, Tokenizer
@@ -25,8 +27,9 @@ from roberta.layout import Batch, SequenceLayout
 from roberta.metrics import squad1_scores, squad2_scores
 from roberta.models.heads import SpanHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.task import Samples, Task
+from roberta.tasks.task import Prediction, Samples, Task
 
+_SHOWN, _WRITTEN = 5, 20  # answers to a question, for people and in the file
 _FILE_NAMES = {"train": "train", "valid": "dev"}
 
 _LOGGER = logging.getLogger(__name__)
@@ -45,13 +48,11 @@ class SpanTaskConfig:
     doc_stride: int = option(128, help="tokens from the beginning of a window to that of the next one")
     max_question_length: int = option(64, help="tokens of a question at most; the end is cut")
     max_answer_length: int = option(30, help="tokens of a predicted answer at most")
-    n_best: int = option(20, help="answers to keep for each question")
-    dropout: float = option(0.0, help="dropout before the output layer")
+    head_dropout: float = option(0.0, help="dropout before the output layer of the head")
 
     def __post_init__(self) -> None:
-        for name in ("max_answer_length", "n_best"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if self.max_answer_length < 1:
+            raise ConfigError(f"--max-answer-length is {self.max_answer_length}; it must be at least 1")
         try:
             self.window_sizes()
         except ConfigError as error:
@@ -96,10 +97,9 @@ class QuestionWindows(Samples):
             sample_ids=tuple(sample_ids.tolist()),
         )
 
-    def answers(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, Answers]:
+    def answers(self, outputs: Sequence[NDArray[np.float32]], *, n_best: int) -> dict[str, Answers]:
         """Return the likeliest answers to each question by its id; outputs: (tokens, K) of each window."""
-        config = self.config
-        found = self.windows.answers(outputs, max_answer_tokens=config.max_answer_length, n_best=config.n_best)
+        found = self.windows.answers(outputs, max_answer_tokens=self.config.max_answer_length, n_best=n_best)
         return {question.id: answers for question, answers in zip(self.questions, found, strict=True)}
 
     def score(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
@@ -108,7 +108,25 @@ class QuestionWindows(Samples):
         Raises:
             DataError: a question of 1.1 has no gold answer.
         """
-        return score_answers(self.questions, self.answers(outputs), self.config.version)
+        return score_answers(self.questions, self.answers(outputs, n_best=1), self.config.version)
+
+    def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
+        """Return the answer to each question, and the probabilities of the likeliest ones."""
+        answers = self.answers(outputs, n_best=_SHOWN)
+        threshold = self._threshold(answers)
+        return [_prediction(question, answers[question.id], threshold) for question in self.questions]
+
+    def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
+        """Write `predictions.json`, `nbest.json` and `na_prob.json` as SQuAD's official scorers read them."""
+        answers = self.answers(outputs, n_best=_WRITTEN)
+        threshold = self._threshold(answers)
+        write_answers(folder, answers, threshold=1.0 if threshold is None else threshold)
+
+    def _threshold(self, answers: Mapping[str, Answers]) -> float | None:
+        """Return the probability of no answer above which none is given, that of the best F1; None for 1.1."""
+        if self.config.version == "1.1":
+            return None
+        return score_answers(self.questions, answers, self.config.version)["best_f1_thresh"]
 
 
 @TASKS.register("span", SpanTaskConfig)
@@ -123,7 +141,7 @@ class SpanTask(Task):
 
     def head_config(self, model: Any) -> SpanHeadConfig:
         """Return the config of a span head; for 2.0 it tells whether there is an answer, too."""
-        return SpanHeadConfig(dropout=self.config.dropout, answerable=self.config.version == "2.0")
+        return SpanHeadConfig(dropout=self.config.head_dropout, answerable=self.config.version == "2.0")
 
     def samples(self, split: str) -> QuestionWindows:
         """Return the windows of `train` or `valid`; training leaves out answers that are not where they should be.
@@ -177,6 +195,21 @@ def gold_texts(questions: Sequence[Question], version: Version) -> dict[str, lis
     return {question.id: [text for text, _ in question.answers] for question in questions}
 
 
+def _prediction(question: Question, answers: Answers, threshold: float | None) -> Prediction:
+    golds = {text for text, _ in question.answers} or ({""} if question.is_impossible else set())
+    found = answers.ranked(threshold)
+    right = [answer.probability for answer in found if answer.text in golds] or [found[-1].probability]  # at most
+    return Prediction(
+        id=question.id,
+        source=question.source,
+        text=f"{question.question} {question.context}",
+        answer=question.answers[0][0] if question.answers else min(golds, default=None),
+        prediction=found[0].text,
+        probabilities={answer.text: answer.probability for answer in found},
+        error=-log(max(right[0], sys.float_info.min)) if golds else None,
+    )
+
+
 def _gold_span(question: Question, passage: EncodedPassage) -> Span | None:
     """Return the tokens of the first answer that stands where it is said to start."""
     for text, start in question.answers:
@@ -190,11 +223,13 @@ def _file(config: SpanTaskConfig, split: str) -> Path:
     if config.data.is_dir():
         if config.dev is not None:
             raise ConfigError(f"--dev {config.dev}: --data {config.data} is a folder, which holds both files; drop one")
-        name = f"{_FILE_NAMES[split]}*.json*"
-        found = sorted(config.data.glob(name))
+        word = _FILE_NAMES[split]
+        patterns = (f"{word}*{config.version}*.json*", f"{word}*.json*")
+        found = next(filter(None, (sorted(config.data.glob(pattern)) for pattern in patterns)), [])
         if len(found) != 1:
             raise DataError(
-                f"{config.data}: {len(found)} files {name}; expected one, or give --data and --dev as files"
+                f"{config.data}: {len(found)} files {' or '.join(patterns)}; expected one, "
+                "or give the training file and --dev"
             )
         return found[0]
     if split == "train":

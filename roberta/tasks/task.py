@@ -7,6 +7,8 @@ Shapes: N samples, K outputs of a head.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,19 @@ from numpy.typing import NDArray
 from roberta.data.batching import order
 from roberta.data.tokenizer import Tokenizer
 from roberta.layout import Batch
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about an example, beside what is right."""
+
+    id: str
+    source: str  # file and line
+    text: str
+    answer: str | float | None  # the right one, None if not told
+    prediction: str | float
+    probabilities: dict[str, float] | None  # of the likeliest answers; None where the answer is a number
+    error: float | None  # how wrong it is: -log of the probability of what is right, or the distance to it
 
 
 class Samples(ABC):
@@ -36,6 +51,14 @@ class Samples(ABC):
         """
         raise NotImplementedError
 
+    def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
+        """Return what the outputs of the head, as `score` takes them, say about each example, for people to read."""
+        raise NotImplementedError
+
+    def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
+        """Write the predictions to a folder in the forms that scorers of this data take, where there are such."""
+        return
+
     def order(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
         """Return the samples of an epoch in the order in which they are trained on."""
         return order(len(self), seed=seed, epoch=epoch)
@@ -56,6 +79,10 @@ class Task(ABC):
     @abstractmethod
     def head_config(self, model: Any) -> Any:
         """Return the config of the head that is trained on a model of this config."""
+
+    def test_splits(self) -> tuple[str, ...]:
+        """Return the splits that there are beside `train` and `valid`, to be predicted after training."""
+        return ()
 
     @abstractmethod
     def samples(self, split: str) -> Samples:

@@ -6,13 +6,15 @@ masked-LM head says how likely each candidate is.
 Shapes: Q questions, B sequences, T packed tokens, M masked rows.
 """
 
+import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import log
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,20 +24,36 @@ from roberta.config import option
 from roberta.data.examples import REJECTED, PronounExample
 from roberta.data.noun_phrases import noun_phrases, other_candidates
 from roberta.data.pronouns import encode_candidates
-from roberta.data.readers.split_files import find_split_file
+from roberta.data.readers.split_files import find_split_file, has_split_file
 from roberta.data.readers.winograd import read_winograd_text, read_winogrande, read_wsc
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
+from roberta.files import write_text
 from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import MaskedLMHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.task import Samples, Task
+from roberta.tasks.task import Prediction, Samples, Task
 
 _NO_ANSWER = REJECTED  # the target where no candidate is known to be right; the criterion passes over it
-_WITHOUT_ANSWERS = ("test",)  # splits whose answers may be secret
+_TEST = "test"  # the split whose answers may be secret
+_SMALLEST = 1e-300  # probability, so that the log of 0 is finite
 _KINDS = {"wsc": ".jsonl", "winogrande": ".jsonl", "text": ".txt"}
 
 _LOGGER = logging.getLogger(__name__)
+
+
+class _Submission(NamedTuple):
+    name: str  # of the file
+    line: Callable[[PronounExample, int], str]  # of an example and the number of the candidate that is best
+
+
+# of SuperGLUE's and of WinoGrande's leaderboard
+_SUBMISSIONS = {
+    "wsc": _Submission(
+        "WSC.jsonl", lambda example, best: json.dumps({"idx": int(example.id), "label": str(best == 0)})
+    ),
+    "winogrande": _Submission("predictions.lst", lambda _, best: str(best + 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +64,8 @@ class WSCTaskConfig:
     data_layout: Literal["wsc", "winogrande", "text"] = option(
         "wsc", help="wsc: SuperGLUE's WSC; winogrande; text: the text files of WSC273 and DPR"
     )
-    train_file: Path | None = option(None, help="file of the train split in the folder, if its name does not tell")
-    valid_file: Path | None = option(None, help="file of the valid split in the folder, if its name does not tell")
+    train_file: Path | None = option(None, help="file of the train split in the folder, if no name tells")
+    valid_file: Path | None = option(None, help="file of the valid split in the folder, if no name tells")
     wsc_candidates: Literal["noun_phrases", "spans"] = option(
         "noun_phrases",
         help="wsc: what else a pronoun may stand for: the noun phrases of its text, which spaCy finds, or the phrases "
@@ -66,8 +84,15 @@ class PronounQuestions(Samples):
     metric = "accuracy"
     maximise = True
 
-    def __init__(self, examples: Sequence[PronounExample], tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[PronounExample],
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        submission: _Submission | None = None,
+    ) -> None:
         self.examples = examples
+        self.submission = submission
         self.questions = [
             encode_candidates(
                 tokenizer,
@@ -79,10 +104,14 @@ class PronounQuestions(Samples):
             )
             for example in examples
         ]
-        lengths = [[len(candidate.tokens) for candidate in question] for question in self.questions]
-        self.sizes = np.array(list(map(sum, lengths)), dtype=np.int64)
-        self.max_seqlen = max(map(max, lengths))
+        lengths = [sum(len(candidate.tokens) for candidate in question) for question in self.questions]
+        self.sizes = np.array(lengths, dtype=np.int64)
         self.answers = np.array([_NO_ANSWER if example.answer is None else example.answer for example in examples])
+
+    @property
+    def max_seqlen(self) -> int:
+        """The tokens of the longest sequence."""
+        return max(len(candidate.tokens) for question in self.questions for candidate in question)
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return the sequences of these questions, those of a question one after another."""
@@ -118,6 +147,17 @@ class PronounQuestions(Samples):
             raise DataError(f"{self.examples[0].source}: neither this question nor another one has an answer to score")
         return {"accuracy": float(np.mean(is_right))}
 
+    def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
+        """Return the candidate chosen for each pronoun, and the share of each candidate's score in a softmax."""
+        return [_prediction(*pair) for pair in zip(self.examples, outputs, strict=True)]
+
+    def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
+        """Write the file that the set's leaderboard takes, of a test split for which there is one."""
+        if self.submission is not None:
+            pairs = zip(self.examples, outputs, strict=True)
+            lines = [self.submission.line(example, int(rows.argmax())) for example, rows in pairs]
+            write_text(folder / self.submission.name, "".join(f"{line}\n" for line in lines))
+
 
 @TASKS.register("wsc", WSCTaskConfig)
 class WSCTask(Task):
@@ -133,6 +173,15 @@ class WSCTask(Task):
         """Return the config of the masked-LM head, which has the activation of the model."""
         return MaskedLMHeadConfig(activation_fn=model.activation_fn)
 
+    def test_splits(self) -> tuple[str, ...]:
+        """Return `test` where the data has such a split, and it is not the one for validation."""
+        config = self.config
+        if not has_split_file(config.data, _TEST, _KINDS[config.data_layout]) or self._path(_TEST) == self._path(
+            "valid"
+        ):
+            return ()
+        return (_TEST,)
+
     def samples(self, split: str) -> PronounQuestions:
         """Return the questions of a split; those of a test split may lack answers.
 
@@ -145,7 +194,7 @@ class WSCTask(Task):
         """
         examples = self._read(split)
         untold = next((example for example in examples if example.answer is None), None)
-        if untold is not None and split not in _WITHOUT_ANSWERS:
+        if untold is not None and split != _TEST:
             raise DataError(f"{untold.source}: no answer, and the {split} split needs them; leave the question out")
         if self.config.data_layout == "wsc":
             examples = self._with_candidates(examples)
@@ -155,7 +204,8 @@ class WSCTask(Task):
             _LOGGER.info("%s: %d questions without a right candidate to learn from are left out", split, rejected)
         if not examples:
             raise DataError(f"{self.config.data}: no question of the {split} split has a right candidate")
-        samples = PronounQuestions(examples, self.tokenizer, self.config.tokens_per_sample)
+        submission = _SUBMISSIONS.get(self.config.data_layout) if split == _TEST else None
+        samples = PronounQuestions(examples, self.tokenizer, self.config.tokens_per_sample, submission)
         cut = sum(candidates[0].is_cut for candidates in samples.questions)
         _LOGGER.info(
             "%s: %d questions; %d of them cut to fit %d tokens", split, len(samples), cut, self.config.tokens_per_sample
@@ -163,15 +213,18 @@ class WSCTask(Task):
         return samples
 
     def _read(self, split: str) -> list[PronounExample]:
-        config = self.config
-        named = {"train": config.train_file, "valid": config.valid_file}.get(split)
-        path = config.data / named if named else find_split_file(config.data, split, _KINDS[config.data_layout])
-        if config.data_layout == "wsc":
+        path = self._path(split)
+        if self.config.data_layout == "wsc":
             return read_wsc(path)
-        if config.data_layout == "text":
+        if self.config.data_layout == "text":
             return read_winograd_text(path)
         labels = path.with_name(f"{path.name.partition('.')[0]}-labels.lst")
         return read_winogrande(path, labels if labels.is_file() else None)
+
+    def _path(self, split: str) -> Path:
+        config = self.config
+        named = {"train": config.train_file, "valid": config.valid_file}.get(split)
+        return config.data / named if named else find_split_file(config.data, split, _KINDS[config.data_layout])
 
     def _with_candidates(self, examples: Sequence[PronounExample]) -> list[PronounExample]:
         """Return questions about one phrase with more phrases to compare it with."""
@@ -192,3 +245,22 @@ class WSCTask(Task):
 
 def _is_right(best: int, answer: int) -> bool:
     return best != 0 if answer == REJECTED else best == answer
+
+
+def _prediction(example: PronounExample, output: NDArray[np.float32]) -> Prediction:
+    names = [f"{number}. {text}" for number, text in enumerate(example.candidates, start=1)]  # texts may be equal
+    shares = torch.from_numpy(output[:, 0]).double().softmax(dim=0).tolist()
+    right, answer = None, None
+    if example.answer == REJECTED:
+        right, answer = 1.0 - shares[0], f"not {names[0]}"
+    elif example.answer is not None:
+        right, answer = shares[example.answer], names[example.answer]
+    return Prediction(
+        id=example.id,
+        source=example.source,
+        text=f"{example.before}[{example.pronoun}]{example.after}",
+        answer=answer,
+        prediction=names[int(output.argmax())],
+        probabilities=dict(zip(names, shares, strict=True)),
+        error=None if right is None else -log(max(right, _SMALLEST)),
+    )

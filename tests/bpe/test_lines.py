@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roberta.bpe import GPT2BPE
+from roberta.bpe import lines as module
 from roberta.bpe.lines import LineEncoder
 
 SPACES = "ab1'é \t\u00a0\u2003\u3000\x1c\x85\u2028\u200b日😀"
@@ -48,10 +49,36 @@ def test_lines_have_the_ids_that_each_has_alone(encode, bpe, lines):
         ["I've we'll they're ''s 's't", "'", "''"],
         ["<|endoftext|>", "a <|endoftext|> b", "<s> <mask>"],
         ["x" * 200_000, "a" + " " * 150_000 + "b"],
+        [f"{'x' * size} {'x' * size} y" for size in range(45)],
+        ["é" * 7, f"é {'é' * 7} {'é' * 8} {'a' * 15} {'a' * 15}é", "a a a", "a"],
+        ["abcdefgh abcdefgh1 abcdefgh2 abcdefgh", "abcdefghijklmno1 abcdefghijklmno2 abcdefghijklmno"],
+        ["a a\0 a\0\0 a", "\0", "a\0a"],
+        ["a\tb a\u00a0b\u00a0 \u00a0c", "a\x1cb \x1cc", "\u200b a\u200b \u200bb"],
     ],
 )
 def test_odd_lines_have_the_ids_that_each_has_alone(encode, bpe, lines):
     assert_equal(encode, bpe, lines)
+
+
+def test_words_are_encoded_once(bpe, monkeypatch):
+    encode, texts = LineEncoder(bpe), []
+    monkeypatch.setattr(encode._whole_lines, "encode_text", lambda text: texts.append(text) or original(text))
+    original = module.WholeLineEncoder(bpe).encode_text
+    for _ in range(2):
+        assert_equal(encode, bpe, ["a word, and a word", "word,", "", "a word"])
+    assert texts == ["a\n word,\n and\n a\n word\nword,\n\n"]
+
+
+@pytest.mark.parametrize(("slot_bits", "most_words"), [(1, 2**19), (3, 20), (19, 0)])
+def test_words_that_drive_each_other_out_or_are_forgotten_keep_their_ids(bpe, monkeypatch, slot_bits, most_words):
+    monkeypatch.setattr(module, "_SLOT_BITS", slot_bits)
+    monkeypatch.setattr(module, "_SLOT_SHIFT", np.uint64(64 - slot_bits))
+    monkeypatch.setattr(module, "_MOST_WORDS", most_words)
+    encode = LineEncoder(bpe)
+    words = [f"{'word' * (number % 7)}{number}" for number in range(50)]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert_equal(encode, bpe, [" ".join(rng.choice(words, size)) for size in rng.integers(0, 9, size=5)])
 
 
 def test_the_ids_of_an_encoder_of_its_own_are_kept(bpe):

@@ -35,6 +35,7 @@ def test_each_question_is_a_softmax_over_its_own_options():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert sums["correct"].item() == 2
     assert CRITERION.metrics({"loss": 3.0, "correct": 1.0}, 2) == {"loss": 1.5, "accuracy": 0.5}
+    assert CRITERION.metrics({"loss": 0.0, "correct": 0.0}, 0) == {"loss": 0.0, "accuracy": 0.0}
 
 
 def test_a_question_without_an_answer_counts_for_nothing():

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from roberta.answers import Answer, Answers
+from roberta.answers import Answer
 from roberta.checkpoint import hf_format
 from roberta.errors import ConfigError, DataError
 from roberta.hub import RobertaHubInterface, from_pretrained
-from roberta.hub.answering import ranked
 from roberta.models.heads import SpanHeadConfig
 
 CONTEXT = "Ada 👩‍💻 was\u00a0born in 1815."
@@ -101,14 +100,6 @@ def test_a_head_without_it_takes_the_beginning_for_no_answer_where_asked(finder:
     margin = best[0].start_logit + best[0].end_logit - logits.sum().item()
     none = next(answer for answer in finder.answer("When?", CONTEXT, topk=999, threshold=1.0) if not answer.text)
     assert none.probability == pytest.approx(1 / (1 + math.exp(margin)), abs=1e-5)
-
-
-def test_no_answer_is_ranked_by_its_probability_unless_it_is_above_the_threshold() -> None:
-    answers = Answers((Answer("a", 0, 1, 0.6), Answer("b", 1, 2, 0.3)), 0.4)
-    for threshold, order in ((0.3, ["", "a", "b"]), (0.5, ["a", "", "b"]), (None, ["a", "b"])):
-        assert [answer.text for answer in ranked(answers, threshold)] == order
-    assert [answer.probability for answer in ranked(answers, 0.5)] == pytest.approx([0.36, 0.4, 0.18])
-    assert ranked(Answers((), 1.0), None) == [Answer("", None, None, 1.0)]
 
 
 def test_an_empty_context_has_no_answer(finder: RobertaHubInterface) -> None:

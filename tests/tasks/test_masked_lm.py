@@ -132,3 +132,74 @@ def test_an_empty_split_is_refused(tmp_path, data_bin):
 def test_samples_too_short_for_a_token_are_refused(data_bin):
     with pytest.raises(ConfigError, match="--tokens-per-sample is 1"):
         task(data_bin, tokens_per_sample=1)
+
+
+@pytest.fixture
+def languages(tmp_path: Path) -> Path:
+    """Return two folders of 24 and of 3 sentences, the first in two shards."""
+    for name, counts in (("large", (16, 8)), ("small", (3,))):
+        paths = []
+        for shard, count in enumerate(counts):
+            paths.append(tmp_path / f"{name}{shard}.txt")
+            paths[-1].write_text("".join(f"{name} {shard} {i} and a few words more\n" for i in range(count)), "utf-8")
+        preprocess(PreprocessConfig(trainpref=tuple(paths), destdir=tmp_path / name, shards=True))
+    preprocess(PreprocessConfig(validpref=(tmp_path / "small0.txt",), destdir=tmp_path / "small"))
+    preprocess(PreprocessConfig(validpref=(tmp_path / "large1.txt",), destdir=tmp_path / "large"))
+    return Path(f"{tmp_path / 'large'}{os.pathsep}{tmp_path / 'small'}")
+
+
+def epoch_of(samples, epoch: int) -> list[list[int]]:
+    """Return the samples of an epoch in their order, with nothing masked."""
+    batch = samples.batch(samples.order(seed=1, epoch=epoch), seed=1, epoch=epoch)
+    tokens = batch.tokens.clone()
+    tokens[batch.select] = batch.targets
+    return [part.tolist() for part in torch.split(tokens, list(batch.layout.lengths))]
+
+
+def test_languages_are_resampled(languages):
+    plain = task(languages, sample_break_mode="eos").samples("train")
+    even = task(languages, sample_break_mode="eos", multilang_sampling_alpha=0.0).samples("train")
+    whole = [tuple(sample) for sample in epoch_of(plain, 1)]
+    large, small = set(originals_of(plain)[:24]), set(originals_of(plain)[24:])
+    assert sorted(whole) == sorted(large | small)
+    for epoch in (1, 2):
+        samples = [tuple(sample) for sample in epoch_of(even, epoch)]
+        assert len(samples) == 28
+        assert sum(sample in large for sample in samples) == len(large.intersection(samples)) == 14
+        assert {samples.count(sample) for sample in small} == {4, 5}
+    assert epoch_of(even, 1) != epoch_of(even, 2)
+    assert epoch_of(even, 1) == epoch_of(even, 1)
+
+
+def originals_of(samples) -> list[tuple[int, ...]]:
+    batch = samples.batch(np.arange(len(samples)), seed=1, epoch=1)
+    batch.tokens[batch.select] = batch.targets
+    return [tuple(part.tolist()) for part in torch.split(batch.tokens, list(batch.layout.lengths))]
+
+
+def test_a_sample_that_is_seen_again_is_masked_anew(languages):
+    samples = task(languages, sample_break_mode="eos", multilang_sampling_alpha=0.0, mask_prob=0.5).samples("train")
+    assert samples.resampling is not None
+    same = np.flatnonzero(samples.resampling.originals() == 24)
+    assert len(same) == 5
+    masks = {tuple(samples.batch(same[[i]], seed=1, epoch=1).select.tolist()) for i in range(5)}
+    assert len(masks) > 1
+
+
+def test_alpha_1_is_the_plain_order_and_validation_is_never_resampled(languages):
+    plain, one = (task(languages, multilang_sampling_alpha=alpha) for alpha in (None, 1.0))
+    assert epoch_of(plain.samples("train"), 3) == epoch_of(one.samples("train"), 3)
+    even = task(languages, multilang_sampling_alpha=0.0, sample_break_mode="eos")
+    assert len(even.samples("valid")) == 11
+    assert even.samples("valid").resampling is None
+
+
+@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf")])
+def test_an_alpha_that_is_no_exponent_is_refused(languages, alpha):
+    with pytest.raises(ConfigError, match=r"--multilang-sampling-alpha is .*at least 0"):
+        task(languages, multilang_sampling_alpha=alpha)
+
+
+def test_an_alpha_for_one_folder_is_refused(data_bin):
+    with pytest.raises(ConfigError, match="weighs the folders of languages.*is one folder"):
+        task(data_bin, multilang_sampling_alpha=0.5)

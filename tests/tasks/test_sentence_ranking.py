@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
@@ -45,6 +46,7 @@ def test_the_options_of_a_question_are_one_group(folder, tokenizer):
     expected = [tokenizer.encode_sequence(f"Who? {option}", ROWS[row]["text"].strip()) for row, option in options]
     assert [part.tolist() for part in batch.tokens.split(batch.layout.lengths)] == expected
     assert batch.select.tolist() == batch.layout.first.tolist()
+    assert samples.max_seqlen == max(map(len, expected))
     assert samples.sizes[[1, 0]].tolist() == [sum(map(len, expected[:3])), sum(map(len, expected[3:]))]
 
 
@@ -66,6 +68,17 @@ def test_scores_are_the_accuracy_and_that_of_each_group(tmp_path, tokenizer):
     chosen = [np.eye(4, dtype=np.float32)[k][:, None] for k in (0, 1, 2, 0)]
     assert samples.score(chosen) == {"accuracy": 0.75, "accuracy_high": 0.5, "accuracy_middle": 1.0}
     assert (samples.metric, samples.maximise) == ("accuracy", True)
+
+
+def test_predictions_name_options_and_how_wrong_they_are(folder, tokenizer):
+    rows = [ROWS[1], {**ROWS[1], "options": ["same", "same"], "answer": None}]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    scores = np.log(np.array([[0.25], [0.25], [0.5]], dtype=np.float32))
+    told, untold = task_of(folder, tokenizer).samples("test").predictions([scores, scores[1:]])
+    assert (told.text, told.answer, told.prediction) == ("Who? | Cats purr.", "2. cats", "3. cows")
+    assert told.probabilities == pytest.approx({"1. dogs": 0.25, "2. cats": 0.25, "3. cows": 0.5})
+    assert told.error == pytest.approx(np.log(4))
+    assert (untold.answer, untold.prediction, untold.error) == (None, "2. same", None)
 
 
 def test_answers_may_be_missing_from_a_test_split_alone(folder, tokenizer):
@@ -103,6 +116,34 @@ def test_a_split_that_is_missing_or_there_twice_is_refused(tmp_path, tokenizer):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match="train_s.jsonl and train_xl.jsonl.xz could each be it"):
         task_of(tmp_path, tokenizer).samples("train")
+
+
+def test_a_test_split_is_named_where_there_is_one(folder, tokenizer):
+    assert task_of(folder, tokenizer).test_splits() == ()
+    assert task_of(folder, tokenizer, data_layout="race").test_splits() == ()
+    (folder / "test.jsonl").touch()
+    (folder / "test").mkdir()
+    assert task_of(folder, tokenizer).test_splits() == ("test",)
+    assert task_of(folder, tokenizer, data_layout="race").test_splits() == ("test",)
+
+
+def test_a_file_of_a_split_may_be_named(folder, tokenizer):
+    (folder / "other.jsonl").write_text(json.dumps(ROWS[2]), encoding="utf-8")
+    assert len(task_of(folder, tokenizer, train_file="other.jsonl").samples("train")) == 1
+    assert len(task_of(folder, tokenizer, valid_file="other.jsonl").samples("valid")) == 1
+
+
+def test_options_of_known_sets_are_options_of_the_task(tmp_path):
+    for options in QUESTION_SETS.values():
+        assert SentenceRankingTaskConfig(data=tmp_path, **options).data == tmp_path
+
+
+@pytest.mark.parametrize(("name", "path", "count"), [("commonsense_qa", "CommonsenseQA", 1221)])
+def test_genuine_sets_are_found_by_their_names(shared, tokenizer, name, path, count):
+    task = SentenceRankingTask(SentenceRankingTaskConfig(data=shared / "data" / path, **QUESTION_SETS[name]), tokenizer)
+    samples = task.samples("valid")
+    assert (len(samples), len(samples.questions[0].lengths)) == (count, 5)
+    assert samples.max_seqlen < 128
 
 
 def test_options_that_leave_no_room_are_refused(tmp_path):

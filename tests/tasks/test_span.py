@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,52 @@ def test_a_window_without_the_answer_does_not_make_a_question_unanswerable(
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(squad(v2=True)), encoding="utf-8")
     samples = SpanTask(config(path, dev=path, version="2.0"), tokenizer).samples("valid")
-    answers = samples.answers(pointing(samples, columns=3))
+    answers = samples.answers(pointing(samples, columns=3), n_best=5)
     assert {name: round(found.no_answer_probability) for name, found in answers.items()} == {
         "where": 0,
         "who": 0,
         "none": 1,
     }
+
+
+def test_predictions_say_what_is_found_and_how_likely_the_right_answer_is(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(squad(v2=True)), encoding="utf-8")
+    samples = SpanTask(config(path, dev=path, version="2.0"), tokenizer).samples("valid")
+    outputs = pointing(samples, columns=3)
+    where, who, none = samples.predictions(outputs)
+    assert (where.id, where.answer, where.prediction) == ("where", "London", "London")
+    assert where.text == f"Where was Ada born? {CONTEXT}"
+    assert where.source == f"{path}: data[0].paragraphs[0].qas[0]"
+    assert where.probabilities is not None
+    assert next(iter(where.probabilities)) == "London"
+    assert where.error == pytest.approx(-math.log(where.probabilities["London"]))
+    assert who.prediction == "Babbage"
+    assert (none.answer, none.prediction) == ("", "")
+    assert none.error == pytest.approx(-math.log(1 / (1 + math.exp(-4.0))))
+    wrong = samples.predictions([rows[::-1].copy() for rows in outputs])[0]
+    assert wrong.error is not None
+    assert wrong.error > 3
+
+
+def test_predictions_are_written_as_the_official_scorers_read_them(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "dev.json"
+    for v2, version in ((False, "1.1"), (True, "2.0")):
+        path.write_text(json.dumps(squad(v2=v2)), encoding="utf-8")
+        samples = SpanTask(config(path, dev=path, version=version), tokenizer).samples("valid")
+        samples.write_predictions(tmp_path, pointing(samples, columns=3 if v2 else 2))
+        predictions = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+        assert predictions == {"where": "London", "who": "Babbage"} | ({"none": ""} if v2 else {})
+        assert json.loads((tmp_path / "na_prob.json").read_text(encoding="utf-8")).keys() == predictions.keys()
+
+
+def test_a_question_without_told_answer_is_predicted_all_the_same(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(squad(answers=[])), encoding="utf-8")
+    samples = SpanTask(config(path, dev=path), tokenizer).samples("valid")
+    prediction = samples.predictions(pointing(samples))[1]
+    assert (prediction.answer, prediction.error) == (None, None)
+    assert prediction.prediction in CONTEXT
 
 
 def test_training_leaves_out_answers_out_of_place_and_scoring_keeps_them(
@@ -155,7 +196,10 @@ def test_files_are_found_in_a_folder_or_as_they_are_given(folder: Path, tokenize
     with pytest.raises(ConfigError, match=r"--dev .*: --data .* is a folder, which holds both files"):
         SpanTask(config(folder, dev=dev), tokenizer).samples("valid")
     (folder / "train-v2.0.json").write_text("")
-    with pytest.raises(DataError, match=r"2 files train\*.json\*; expected one, or give --data and --dev as files"):
+    assert len(SpanTask(config(folder), tokenizer).samples("train").questions) == 2
+    (folder / "train-part-v1.1.json.gz").write_text("")
+    message = r"2 files train\*1.1\*.json\* or train\*.json\*; expected one, or give the training file and --dev"
+    with pytest.raises(DataError, match=message):
         SpanTask(config(folder), tokenizer).samples("train")
 
 
@@ -171,7 +215,7 @@ def test_what_can_not_be_learnt_or_scored_is_refused(tmp_path: Path, tokenizer: 
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(DataError, match=r"set.json: no question has an answer that stands where it is said to start"):
         SpanTask(config(path), tokenizer).samples("train")
-    untold = Question("a", "", "x", "?", (), False, "test.json: data[0]")
+    untold = Question("a", "", "x", "?", (), None, "test.json: data[0]")
     with pytest.raises(DataError, match=r"test.json: data\[0\]: no answer; without gold answers nothing can be scored"):
         gold_texts([untold], "1.1")
     assert gold_texts([untold], "2.0") == {"a": []}
@@ -181,7 +225,6 @@ def test_what_can_not_be_learnt_or_scored_is_refused(tmp_path: Path, tokenizer: 
     ("options", "message"),
     [
         ({"max_answer_length": 0}, "--max-answer-length is 0"),
-        ({"n_best": 0}, "--n-best is 0"),
         ({"doc_stride": 25}, "--tokens-per-sample, --max-question-length, --doc-stride: sequences of 40 tokens"),
     ],
 )

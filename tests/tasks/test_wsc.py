@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.tasks import wsc
@@ -50,6 +51,7 @@ def test_the_candidates_of_a_question_are_one_group_of_masked_rows(tmp_path, tok
     filled = batch.tokens.index_copy(0, batch.select, batch.targets[2:])
     expected = [tokenizer.encode_sequence(SENTENCE.replace("_", name)) for name in ("Ann", "Eve Smith")] * 2
     assert [part.tolist() for part in filled.split(batch.layout.lengths)] == expected
+    assert samples.max_seqlen == len(expected[1])
     assert samples.sizes.tolist() == [sum(map(len, expected[:2]))] * 2
 
 
@@ -76,6 +78,45 @@ def test_a_query_is_accepted_if_no_other_candidate_has_a_better_score(tmp_path, 
     assert samples.score([rejected, accepted]) == {"accuracy": 0.0}
     assert samples.score([tied, tied]) == {"accuracy": 0.5}
     assert (samples.metric, samples.maximise) == ("accuracy", True)
+
+
+def test_predictions_name_candidates_and_how_wrong_they_are(tmp_path, tokenizer):
+    write(tmp_path / "test.jsonl", question("Mark", True), question("Pete", False), question("Ann", None))
+    samples = samples_of(tmp_path, tokenizer, "test", wsc_candidates="spans")
+    scores = np.log(np.array([[0.5], [0.25], [0.25]], dtype=np.float32))
+    told, rejected, untold = samples.predictions([scores] * 3)
+    assert (told.text, told.answer, told.prediction) == (TEXT.replace("He", "[He]"), "1. Mark", "1. Mark")
+    assert told.probabilities == pytest.approx({"1. Mark": 0.5, "2. Pete": 0.25, "3. Ann": 0.25})
+    assert told.error == pytest.approx(np.log(2))
+    assert (rejected.answer, rejected.prediction) == ("not 1. Pete", "1. Pete")
+    assert rejected.error == pytest.approx(np.log(2))
+    assert (untold.answer, untold.error) == (None, None)
+    assert samples.predictions([np.array([[0.0], [2000.0], [0.0]], dtype=np.float32)] * 3)[0].error < 1000
+
+
+def test_the_files_of_the_leaderboards_are_written_for_a_test_split(tmp_path, tokenizer):
+    best = [np.eye(3, dtype=np.float32)[[k]].T for k in (0, 2, 1)]
+    rows = [question("Mark", None), question("Pete", None), question("Ann", None)]
+    write(tmp_path / "test.jsonl", {**rows[0], "idx": 7}, *rows[1:])
+    samples_of(tmp_path, tokenizer, "test", wsc_candidates="spans").write_predictions(tmp_path, best)
+    lines = [json.loads(line) for line in (tmp_path / "WSC.jsonl").read_text().splitlines()]
+    assert lines == [{"idx": 7, "label": "True"}, {"idx": 1, "label": "False"}, {"idx": 2, "label": "False"}]
+    best = [rows[:2] for rows in (best[0], best[2])]
+    winogrande(tmp_path, tokenizer, "test", answers=("", "")).write_predictions(tmp_path, best)
+    assert (tmp_path / "predictions.lst").read_text() == "1\n2\n"
+    (tmp_path / "predictions.lst").unlink()
+    winogrande(tmp_path, tokenizer).write_predictions(tmp_path, best)
+    assert not (tmp_path / "predictions.lst").exists()
+
+
+def test_a_test_split_is_named_where_there_is_one(tmp_path, tokenizer):
+    config = WSCTaskConfig(data=tmp_path)
+    assert WSCTask(config, tokenizer).test_splits() == ()
+    for split in ("val", "test"):
+        write(tmp_path / f"{split}.jsonl", question("Mark", True))
+    assert WSCTask(config, tokenizer).test_splits() == ("test",)
+    same = WSCTaskConfig(data=tmp_path, valid_file="test.jsonl")
+    assert WSCTask(same, tokenizer).test_splits() == ()
 
 
 def test_wsc_takes_noun_phrases_beside_the_query(tmp_path, tokenizer, monkeypatch):
@@ -108,6 +149,20 @@ def test_files_may_be_named(tmp_path, tokenizer):
     assert named.answers.tolist() == [1]
     with pytest.raises(DataError, match="not one file of the valid split"):
         samples_of(tmp_path, tokenizer, "valid", data_layout="text")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "counts"),
+    [
+        ("wsc273", "winograd", {"valid": 273}),
+        ("dpr", "winograd", {"train": 1316, "valid": 564}),
+        ("winogrande", "winogrande_1.1", {"valid": 1267}),
+    ],
+)
+def test_genuine_sets_are_found_by_their_names(shared, tokenizer, name, path, counts):
+    for split, count in counts.items():
+        samples = samples_of(shared / "data" / path, tokenizer, split, **PRONOUN_SETS[name])
+        assert len(samples) == count
 
 
 def test_a_train_split_without_right_candidates_is_refused(tmp_path, tokenizer):

@@ -1,6 +1,6 @@
 """Multiple-choice sets in JSONL, one question a line, with fields of any names; those of some known sets are here."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -56,6 +56,16 @@ COPA = ChoiceFields(  # in SuperGLUE's form, arXiv:1905.00537
     answer_form="index",
     id_field="idx",
 )
+
+# options of the task sentence_ranking by the name of a set
+QUESTION_SETS: dict[str, dict[str, Any]] = {
+    "race": {"data_layout": "race"},
+    "commonsense_qa": asdict(COMMONSENSE_QA),
+    "openbookqa": asdict(COMMONSENSE_QA),
+    "arc": asdict(COMMONSENSE_QA),
+    "hellaswag": asdict(HELLASWAG),
+    "copa": asdict(COPA),
+}
 
 
 def read_choices(path: Path, fields: ChoiceFields) -> list[ChoiceExample]:

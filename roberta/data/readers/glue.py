@@ -184,6 +184,11 @@ def glue_set(name: str) -> GlueSet:
     return GLUE[name]
 
 
+def glue_splits(folder: Path, name: str) -> tuple[str, ...]:
+    """Return the splits of a set whose files are in its folder."""
+    return tuple(split for split, names in glue_set(name).files.items() if _found(folder, names))
+
+
 def glue_file(folder: Path, name: str, split: str) -> Path:
     """Return the file of a split, packed or not, in the folder of a set.
 
@@ -195,12 +200,11 @@ def glue_file(folder: Path, name: str, split: str) -> Path:
     if split not in the_set.files:
         raise ConfigError(f"{the_set.title} has no split {split!r}; {choices(split, the_set.files)}")
     names = the_set.files[split]
-    for file_name in names:
-        for packing in PACKINGS:
-            if (path := folder / f"{file_name}{packing}").is_file():
-                if file_name != names[0]:
-                    _LOGGER.warning("%s is read, for there is no %s", path, names[0])
-                return path
+    path = _found(folder, names)
+    if path is not None:
+        if not path.name.startswith(names[0]):
+            _LOGGER.warning("%s is read, for there is no %s", path, names[0])
+        return path
     raise DataError(
         f"{folder}: no {' or '.join(names)} there, packed ({', '.join(PACKINGS[1:])}) or not; "
         f"give the folder of {the_set.title}'s download{_nearby(folder, the_set.title)}"
@@ -268,6 +272,12 @@ def _label(row: Row, the_set: GlueSet) -> Label:
     if spelling not in the_set.spellings:
         raise DataError(f"{row.source}: {the_set.label} is {spelling!r}; {choices(spelling, the_set.spellings)}")
     return the_set.spellings[spelling]
+
+
+def _found(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the first of the files that is there, packed or not."""
+    paths = (folder / f"{name}{packing}" for name in names for packing in PACKINGS)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _nearby(folder: Path, title: str) -> str:

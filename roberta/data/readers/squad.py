@@ -31,7 +31,7 @@ class Question:
     context: str
     question: str
     answers: tuple[tuple[str, int], ...]  # text, and the character of the context at which it starts
-    is_impossible: bool
+    is_impossible: bool | None  # None in 1.1, where no question is
     source: str  # `file: place in the JSON`
 
 
@@ -53,15 +53,21 @@ def read_squad(path: Path, version: Version | None = None) -> list[Question]:
     questions = list(_questions(contents, path))
     if not questions:
         raise DataError(f"{path}: no questions there; get the file again")
-    found = _version(contents, path)
-    if version is not None and found != version:
-        raise DataError(f"{path}: this is SQuAD {found}, but {version} is asked for; {_TRAITS[found]}")
+    found = version_of(questions)
+    _check_version(contents, found, version, path)
+    if found == "2.0":
+        questions = [q if q.is_impossible is not None else replace(q, is_impossible=False) for q in questions]
     first: dict[str, str] = {}
     for question in questions:
         if question.id in first:
             raise DataError(f"{question.source}: id {question.id!r} is that of {first[question.id]} too; drop one")
         first[question.id] = question.source
     return questions
+
+
+def version_of(questions: Sequence[Question]) -> Version:
+    """Return the version of SQuAD that questions are of: 2.0 if one of them says whether it is impossible."""
+    return "1.1" if all(question.is_impossible is None for question in questions) else "2.0"
 
 
 def with_answers_in_place(questions: Sequence[Question]) -> list[Question]:
@@ -103,7 +109,7 @@ def _questions(contents: Any, path: Path) -> Iterator[Question]:
 
 def _question(asked: Any, title: str, context: str, source: str) -> Question:
     name = _member(asked, "id", str, source)
-    is_impossible = _member(asked, "is_impossible", bool, source, default=False)
+    is_impossible = _member(asked, "is_impossible", bool, source) if "is_impossible" in asked else None
     answers = tuple(
         (
             _member(answer, "text", str, f"{source}.answers[{number}]"),
@@ -129,16 +135,11 @@ def _member(values: Any, name: str, kind: type, source: str, default: Any = None
     return value
 
 
-def _version(contents: dict[str, Any], path: Path) -> Version:
-    """Return the version that the file says it has, or else the one that its questions show."""
-    shown: Version = "1.1"
-    for article in contents["data"]:
-        for paragraph in article["paragraphs"]:
-            if any("is_impossible" in asked for asked in paragraph["qas"]):
-                shown = "2.0"
+def _check_version(contents: dict[str, Any], found: Version, wanted: Version | None, path: Path) -> None:
+    """Refuse a file of another version than is wanted, or than it says itself."""
     said = str(contents.get("version", "")).removeprefix("v")
-    if said not in get_args(Version):
-        return shown
-    if said == "1.1" and shown == "2.0":
-        raise DataError(f"{path}: its version is 1.1, but its questions have is_impossible; correct one of them")
-    return "1.1" if said == "1.1" else "2.0"
+    if said in get_args(Version) and said != found:
+        have = "have" if found == "2.0" else "don't have"
+        raise DataError(f"{path}: its version is {said}, but its questions {have} is_impossible; correct one of them")
+    if wanted is not None and found != wanted:
+        raise DataError(f"{path}: this is SQuAD {found}, but {wanted} is asked for; {_TRAITS[found]}")

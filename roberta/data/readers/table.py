@@ -87,15 +87,9 @@ def find_split(folder: Path, split: str) -> Path:
     Raises:
         DataError: there is none, or more than one.
     """
-    stems = _STEMS.get(split, (split,))
-    found = [
-        path
-        for stem in stems
-        for kind in KINDS
-        for packing in PACKINGS
-        if (path := folder / f"{stem}{kind}{packing}").is_file()
-    ]
+    found = tables_of(folder, split)
     if not found:
+        stems = _STEMS.get(split, (split,))
         there = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
         raise DataError(
             f"{folder}: no {split} split; expected a file {' or '.join(stems)} with one of {', '.join(KINDS)}, "
@@ -106,6 +100,17 @@ def find_split(folder: Path, split: str) -> Path:
             f"{folder}: {' and '.join(path.name for path in found)} could each be the {split} split; keep one of them"
         )
     return found[0]
+
+
+def tables_of(folder: Path, split: str) -> list[Path]:
+    """Return the tables in a folder whose names say that they are a split."""
+    return [
+        path
+        for stem in _STEMS.get(split, (split,))
+        for kind in KINDS
+        for packing in PACKINGS
+        if (path := folder / f"{stem}{kind}{packing}").is_file()
+    ]
 
 
 def kind_of(path: Path) -> str:

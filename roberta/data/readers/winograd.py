@@ -4,11 +4,20 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from roberta.data.examples import REJECTED, PronounExample
 from roberta.data.readers.json_lines import Row, read_json_lines
 from roberta.data.text import read_lines
 from roberta.errors import DataError, choices
+
+# options of the task wsc by the name of a set, with the files of the sets whose names don't tell the split
+PRONOUN_SETS: dict[str, dict[str, Any]] = {
+    "wsc": {"data_layout": "wsc"},
+    "winogrande": {"data_layout": "winogrande"},
+    "dpr": {"data_layout": "text", "train_file": Path("train.c.txt"), "valid_file": Path("test.c.txt")},
+    "wsc273": {"data_layout": "text", "valid_file": Path("wsc273.txt")},
+}
 
 _BLANK = "_"
 _WORD = re.compile(r"\S+")
@@ -25,7 +34,7 @@ def read_wsc(path: Path) -> list[PronounExample]:
         DataError: the file can't be read, a field is missing or of a wrong type, or the pronoun is not in the text;
             the message names the line.
     """
-    examples = []
+    examples: list[PronounExample] = []
     for row in read_json_lines(path):
         text, query = row.get("text", str), row.get("target.span1_text", str)
         pronoun = row.get("target.span2_text", str)
@@ -33,7 +42,6 @@ def read_wsc(path: Path) -> list[PronounExample]:
         if not query.strip():
             raise DataError(f"{row.source}: span1_text is empty; mend the line or leave it out")
         label = row.get("label", bool) if "label" in row.fields else None
-        name = row.find("idx")
         examples.append(
             PronounExample(
                 before=text[:start],
@@ -42,7 +50,7 @@ def read_wsc(path: Path) -> list[PronounExample]:
                 candidates=(query.strip(),),
                 answer=None if label is None else 0 if label else REJECTED,
                 source=row.source,
-                id="" if name is None else str(name),
+                id=str(row.get("idx", int) if "idx" in row.fields else len(examples)),
             )
         )
     return _checked(examples, path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from roberta.data.readers.squad import Question, Version, read_squad, with_answers_in_place
+from roberta.data.readers.squad import Question, Version, read_squad, version_of, with_answers_in_place
 from roberta.errors import DataError
 
 V1: dict[str, Any] = {
@@ -62,16 +62,18 @@ def test_questions_come_in_order_with_their_places(write: Callable[[Any], Path])
         context="😀 Ada \u00a0was born in 1815.",
         question="Who?",
         answers=(("Ada", 2),),
-        is_impossible=False,
+        is_impossible=None,
         source=f"{path}: data[0].paragraphs[0].qas[0]",
     )
     assert second.question == "When? "
+    assert version_of([first, second]) == "1.1"
     assert with_answers_in_place([first, second]) == [first, second]
 
 
 def test_questions_without_answer_are_told_from_those_with(write: Callable[[Any], Path]) -> None:
     first, second = read_squad(write(v2()), "2.0")
     assert (first.is_impossible, second.is_impossible) == (False, True)
+    assert version_of([first, second]) == "2.0"
     assert second.answers == ()  # the plausible ones are wrong
     assert with_answers_in_place([first, second]) == [first, second]
 
@@ -92,7 +94,7 @@ def test_the_real_sets_are_read_whole(shared: Path) -> None:
     ]
     for name, version, total, impossible in sets:
         questions = read_squad(folder / name, version)
-        assert (len(questions), sum(question.is_impossible for question in questions)) == (total, impossible), name
+        assert (len(questions), sum(q.is_impossible or 0 for q in questions)) == (total, impossible), name
         assert with_answers_in_place(questions) == questions
 
 
@@ -116,6 +118,11 @@ def test_the_real_sets_are_read_whole(shared: Path) -> None:
         ),
         (lambda d: asked(d)["answers"][0].update(answer_start=-1), r"qas\[0\]: answer_start is -1; it counts"),
         (lambda d: asked(d).update(is_impossible=True), r"is_impossible is true, but there are 1 answers"),
+        (
+            lambda d: d.update(version="v2.0"),
+            r"its version is 2.0, but its questions don't have is_impossible; correct",
+        ),
+        (lambda d: asked(d).update(is_impossible=None), r"qas\[0\]: expected is_impossible of type bool, found None"),
         (lambda d: asked(d).update(is_impossible=False), r"its version is 1.1, but its questions have is_impossible"),
     ],
 )
@@ -146,6 +153,9 @@ def test_the_version_shows_where_the_file_does_not_say_it(write: Callable[[Any],
     with pytest.raises(DataError, match=r"this is SQuAD 2.0"):
         read_squad(write(v2() | {"version": "my own"}), "1.1")
     assert len(read_squad(write(V1 | {"version": None}), "1.1")) == 2
+    mixed = v2()
+    asked(mixed).pop("is_impossible")
+    assert [question.is_impossible for question in read_squad(write(mixed))] == [False, True]
 
 
 def test_answers_out_of_place_are_left_out_and_counted(

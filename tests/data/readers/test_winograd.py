@@ -54,6 +54,7 @@ def test_a_pronoun_beside_its_index_is_found(tmp_path):
         ({"target": {**WSC["target"], "span2_text": ""}}, "no word '' in"),
         ({"target": {**WSC["target"], "span1_text": " "}}, "span1_text is empty"),
         ({"target": {}}, "no field 'target.span1_text'"),
+        ({"idx": "one"}, "idx is 'one'; expected int"),
         ({"label": "yes"}, "label is 'yes'; expected bool"),
         ({"label": None}, "no field 'label'"),
     ],

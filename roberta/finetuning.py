@@ -1,0 +1,192 @@
+"""Fine-tuning from raw files to scores: training runs, the best one of them, its predictions and a report.
+
+It knows which task, criterion and options a data set needs, and nothing of the command line.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from roberta import pretrained
+from roberta.checkpoint import native
+from roberta.checkpoint.folders import replacing
+from roberta.config import option
+from roberta.data.readers.glue import GLUE
+from roberta.errors import ConfigError, choices
+from roberta.files import write_text
+from roberta.plotting import plot, read_logs, save
+from roberta.recipe import Recipe
+from roberta.report import Report, Run, Split
+from roberta.tasks.task import Task
+from roberta.trainer import Trainer
+from roberta.validation import predict
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions"
+REPORT = "report"
+CURVES = "curves.svg"
+
+_TOKENS_PER_BATCH = 4096  # of predictions, where the recipe has no limit
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What fine-tuning on a data set takes: names of a task and a criterion, and the task's options."""
+
+    task: str
+    criterion: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+DATASETS: dict[str, DataSet] = {
+    **{
+        name: DataSet("sentence_prediction", "sentence_prediction", {"data_layout": name})
+        for name in ("table", "folders", "binarized", *(name for name in GLUE if "train" in GLUE[name].files))
+    },
+    "race": DataSet("sentence_ranking", "sentence_ranking", {"data_layout": "race"}),
+    "commonsense_qa": DataSet("sentence_ranking", "sentence_ranking"),
+    "choices": DataSet("sentence_ranking", "sentence_ranking"),
+    "squad": DataSet("span", "span"),
+    "squad2": DataSet("span", "span", {"version": "2.0"}),
+    "wsc": DataSet("wsc", "wsc", {"data_layout": "wsc"}),
+    "winogrande": DataSet("wsc", "wsc", {"data_layout": "winogrande"}),
+}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Options of the runs: one for each combination of a seed and a learning rate."""
+
+    seeds: tuple[int, ...] = option((1,), help="seeds to train with, one run each")
+    lr: tuple[float, ...] = option((1e-5,), help="peak learning rates to try, one run each")
+
+    def __post_init__(self) -> None:
+        for name, values in (("--seeds", self.seeds), ("--lr", self.lr)):
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"{name} takes at least one value, and none of them twice, not {values}")
+
+
+@dataclass(frozen=True)
+class RegularisationConfig:
+    """Options that may differ from those of the model to start from."""
+
+    dropout: float | None = option(None, help="dropout after embeddings, attention and feed-forward; the model's own")
+    attention_dropout: float | None = option(None, help="dropout on the attention probabilities; the model's own")
+    activation_dropout: float | None = option(None, help="dropout within the feed-forward part; the model's own")
+    encoder_layerdrop: float | None = option(None, help="chance of leaving out a layer; the model's own")
+
+    def applied(self, model: Any) -> Any:
+        """Return a model config with the options that are given."""
+        given = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(model, **given)
+
+
+def data_set(name: str) -> DataSet:
+    """Return a row of the table of data sets.
+
+    Raises:
+        ConfigError: there is no such set; the message lists those there are.
+    """
+    if name not in DATASETS:
+        raise ConfigError(f"unknown data set {name!r}; {choices(name, DATASETS)}")
+    return DATASETS[name]
+
+
+def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.Pretrained) -> Report | None:
+    """Train on a data set with every seed and learning rate, predict with the best model, and write a report.
+
+    name: that of the data set in the report. The recipe's `save_dir` gets the folder of each run (of a single run it is
+    the folder itself), `best`, `predictions`, `report.md` and `report.json`. Under torchrun only the first process
+    returns the report; others None.
+
+    Raises:
+        RobertaError: as the trainer and the readers of the data do.
+    """
+    save_dir = recipe.trainer.save_dir
+    runs = []
+    combinations = list(product(sweep.lr, sweep.seeds))
+    for lr, seed in combinations:
+        folder = save_dir if len(combinations) == 1 else save_dir / f"lr{lr:g}_seed{seed}"
+        trainer = Trainer(_variant(recipe, lr, seed, folder), source)
+        if len(combinations) > 1 and trainer.world.is_main:
+            logger.info("lr %g, seed %d", lr, seed)
+        metrics = trainer.train()
+        position = trainer.position
+        best = metrics[trainer.valid_samples.metric] if position.best is None else position.best
+        runs.append(Run(lr, seed, folder, position.best_update, best, position.seconds))
+    if not trainer.world.is_main:
+        return None
+    choose = max if trainer.valid_samples.maximise else min
+    best_run = choose(runs, key=lambda run: run.best)
+    if len(runs) > 1:
+        _take_over(best_run.save_dir / native.BEST, save_dir / native.BEST)
+    splits = _predict(save_dir, trainer)
+    report = Report(
+        name=name,
+        data=str(recipe.task.data),
+        init_from=str(recipe.trainer.init_from),
+        metric=trainer.valid_samples.metric,
+        runs=tuple(runs),
+        best=best_run,
+        splits=splits,
+    )
+    write_text(save_dir / f"{REPORT}.json", report.to_json() + "\n")
+    write_text(save_dir / f"{REPORT}.md", report.to_markdown(_draw_curves(save_dir, [run.save_dir for run in runs])))
+    return report
+
+
+def _variant(recipe: Recipe, lr: float, seed: int, folder: Path) -> Recipe:
+    schedule = dataclasses.replace(recipe.schedule, lr=lr)
+    trainer = dataclasses.replace(recipe.trainer, seed=seed, save_dir=folder)
+    return dataclasses.replace(recipe, schedule=schedule, trainer=trainer)
+
+
+def _take_over(source: Path, target: Path) -> None:
+    """Make a folder of links to the files of another one."""
+    with replacing(target, native.MANIFEST) as temporary:
+        for path in source.iterdir():
+            os.link(path, temporary / path.name)
+
+
+def _predict(save_dir: Path, trainer: Trainer) -> dict[str, Split]:
+    """Predict all splits but the training one with the best model, and write the predictions."""
+    model = pretrained.load(save_dir).model.to(trainer.world.device)
+    folder = save_dir / PREDICTIONS
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    task: Task = trainer.task
+    splits = {}
+    for split in ("valid", *task.test_splits()):
+        samples = trainer.valid_samples if split == "valid" else task.samples(split)
+        outputs = predict(
+            model,
+            trainer.criterion,
+            samples,
+            max_tokens=trainer.config.max_tokens or _TOKENS_PER_BATCH,
+            precision=trainer.config.precision,
+        )
+        predictions = samples.predictions(outputs)
+        lines = [json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
+        write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+        samples.write_predictions(folder, outputs)
+        is_told = all(prediction.answer is not None for prediction in predictions)
+        splits[split] = Split(samples.score(outputs) if is_told else {}, predictions)
+    return splits
+
+
+def _draw_curves(save_dir: Path, run_dirs: Sequence[Path]) -> str | None:
+    """Draw the learning curves of the runs, and return the name of the file; None without matplotlib, and say so."""
+    if find_spec("matplotlib") is None:
+        logger.info("no learning curves in the report, for want of matplotlib: pip install 'roberta[plot]'")
+        return None
+    save(plot(read_logs(run_dirs)), save_dir / CURVES)
+    return CURVES

@@ -1,0 +1,144 @@
+"""SQuAD measured: the official figures of predictions, from files in the official formats or from a model.
+
+Shapes: K outputs of the head.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roberta.answers import Answers
+from roberta.data.readers.squad import Question, version_of
+from roberta.data.text import read_lines
+from roberta.errors import ConfigError, DataError
+from roberta.hub import RobertaHubInterface
+from roberta.hub.answering import rows_of_windows
+from roberta.metrics import squad1_scores, squad2_scores
+from roberta.models.heads import SpanHeadConfig
+from roberta.progress import progress_bar
+from roberta.tasks.span import QuestionWindows, SpanTaskConfig, gold_texts, score_answers
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A span head of a model, and how it reads passages."""
+
+    roberta: RobertaHubInterface
+    head: str
+    max_tokens: int = 4096  # of a forward pass
+    n_best: int = 20
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Return the predicted answer to each question by its id, as SQuAD's scorers read them.
+
+    Raises:
+        DataError: the file can't be read, or holds something else.
+    """
+    return _read_object(path, str, "the text of an answer")
+
+
+def read_na_probs(path: Path) -> dict[str, float]:
+    """Return the probability that a question has no answer, by its id; any finite numbers will do.
+
+    Raises:
+        DataError: the file can't be read, or holds something else.
+    """
+    values = _read_object(path, (int, float), "a number")
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DataError(f"{path}: {name!r} is {value}; expected a finite number")
+    return values
+
+
+def score_predictions(
+    questions: Sequence[Question],
+    predictions: Mapping[str, str],
+    na_probs: Mapping[str, float] | None = None,
+    *,
+    na_threshold: float = 1.0,
+) -> dict[str, float]:
+    """Return the official figures of predictions for a development set of either version.
+
+    Raises:
+        ConfigError: there are probabilities for 1.1, where every question has an answer.
+        DataError: no question has a prediction, a predicted one no probability, or one of 1.1 no gold answer.
+    """
+    version = version_of(questions)
+    golds = gold_texts(questions, version)
+    if version == "2.0":
+        return squad2_scores(golds, predictions, na_probs, na_threshold=na_threshold)
+    if na_probs is not None:
+        raise ConfigError(
+            "--na-prob is for SQuAD 2.0; in this file, of 1.1, every question has an answer: leave it out"
+        )
+    return squad1_scores(golds, predictions)
+
+
+def answer_questions(
+    reading: Reading, questions: Sequence[Question], config: SpanTaskConfig
+) -> tuple[dict[str, Answers], dict[str, Any]]:
+    """Return the likeliest answers of a model by the id of the question, and the figures of them and of the throughput.
+
+    Raises:
+        ConfigError: the model has no such head, it is no span head, or the sequences are longer than it takes.
+        DataError: a question of 1.1 has no gold answer.
+    """
+    roberta = reading.roberta
+    head = roberta.model.head_config(reading.head)
+    if not isinstance(head, SpanHeadConfig):
+        raise ConfigError(f"head {reading.head!r} finds no spans; train one with roberta-finetune squad")
+    if config.tokens_per_sample > roberta.max_tokens:
+        raise ConfigError(
+            f"--tokens-per-sample {config.tokens_per_sample}; the model takes {roberta.max_tokens} at most"
+        )
+    started = time.perf_counter()
+    samples = QuestionWindows(questions, roberta.tokenizer, config)
+    encoded = time.perf_counter()
+    answers = samples.answers(_outputs(reading, samples), n_best=reading.n_best)
+    seconds = time.perf_counter() - started
+    figures = score_answers(questions, answers, config.version)
+    throughput = {
+        "num_windows": len(samples),
+        "encoding_seconds": encoded - started,
+        "questions_per_s": len(questions) / seconds,
+        "tokens_per_s": int(samples.sizes.sum()) / seconds,
+        "seconds": seconds,
+    }
+    return answers, {"head": reading.head, **figures, **throughput}
+
+
+def _outputs(reading: Reading, samples: QuestionWindows) -> list[NDArray[np.float32]]:
+    """Return what the head says of each window: (tokens, K)."""
+    sequences = [samples.windows.tokens(window).tolist() for window in range(len(samples))]
+    batches = reading.roberta.predict_batches(reading.head, sequences, max_tokens=reading.max_tokens)
+    with progress_bar(desc="read", unit="window", total=len(samples)) as bar:
+        return rows_of_windows(_counted(batches, bar), samples.sizes)
+
+
+def _counted(batches: Iterable[tuple[list[int], Tensor]], bar: Any) -> Iterator[tuple[list[int], Tensor]]:
+    for indices, logits in batches:
+        yield indices, logits
+        bar.update(len(indices))
+
+
+def _read_object(path: Path, kind: Any, what: str) -> Any:
+    """Return a JSON object whose values are all of a kind."""
+    try:
+        values = json.loads("\n".join(read_lines(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected an object with {what} for each id, found {type(values).__name__}")
+    for name, value in values.items():
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(f"{path}: {name!r} is {value!r:.40}; expected {what}")
+    return values

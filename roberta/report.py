@@ -1,0 +1,182 @@
+"""What came out of fine-tuning, for people (Markdown) and for machines (JSON)."""
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roberta.metrics import wilson_interval
+from roberta.tasks.task import Prediction
+
+_HARDEST = 10
+_MOST_CLASSES = 20  # of a confusion matrix that people still read
+_TEXT = 160  # characters of an example's text
+_SECONDS_PER_MINUTE = 60.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its learning rate and seed, and its best validation."""
+
+    lr: float
+    seed: int
+    save_dir: Path
+    update: int  # of the best validation
+    best: float  # of the metric that selects checkpoints
+    seconds: float  # of training
+
+
+@dataclass(frozen=True)
+class Split:
+    """The figures of a split, none where its answers are not told, and its predictions."""
+
+    figures: Mapping[str, float]
+    predictions: Sequence[Prediction]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All runs on a data set, and what the best of them predicts."""
+
+    name: str
+    data: str
+    init_from: str
+    metric: str
+    runs: tuple[Run, ...]
+    best: Run
+    splits: Mapping[str, Split]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures as plain values: those of the splits, and for each learning rate those of its runs."""
+        by_lr = {
+            lr: [run.best for run in self.runs if run.lr == lr] for lr in dict.fromkeys(run.lr for run in self.runs)
+        }
+        return {
+            "data_set": self.name,
+            "data": self.data,
+            "init_from": self.init_from,
+            "metric": self.metric,
+            "best": _described(self.best),
+            "runs": [_described(run) for run in self.runs],
+            "learning_rates": [
+                {
+                    "lr": lr,
+                    "runs": len(values),
+                    "median": statistics.median(values),
+                    "min": min(values),
+                    "max": max(values),
+                    "stdev": statistics.stdev(values) if len(values) > 1 else None,
+                }
+                for lr, values in by_lr.items()
+            ],
+            "splits": {
+                name: {"examples": len(split.predictions), **split.figures} for name, split in self.splits.items()
+            },
+        }
+
+    def to_json(self) -> str:
+        """Return the summary as indented JSON."""
+        return json.dumps(self.summary(), indent=2)
+
+    def to_markdown(self, curves: str | None = None) -> str:
+        """Return the report as Markdown; `curves` is the file of a picture beside it."""
+        valid = self.splits["valid"]
+        parts = [
+            f"# {self.name}\n\nFine-tuned from `{self.init_from}` on `{self.data}`. The best of {len(self.runs)} "
+            f"run{'s' * (len(self.runs) > 1)}, by {self.metric}: lr {self.best.lr:g}, seed {self.best.seed}, "
+            f"after update {self.best.update}.",
+            _figures(self.splits),
+            _runs(self),
+            "" if curves is None else f"## Learning curves\n\n![learning curves]({curves})",
+            _confusion(valid.predictions),
+            _hardest(valid.predictions),
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _described(run: Run) -> dict[str, Any]:
+    return {
+        "lr": run.lr,
+        "seed": run.seed,
+        "save_dir": str(run.save_dir),
+        "update": run.update,
+        "value": run.best,
+        "seconds": run.seconds,
+    }
+
+
+def _figures(splits: Mapping[str, Split]) -> str:
+    names = list(dict.fromkeys(name for split in splits.values() for name in split.figures))
+    rows = []
+    for name, split in splits.items():
+        cells = [f"{split.figures[figure]:.4f}" if figure in split.figures else "" for figure in names]
+        rows.append([name, str(len(split.predictions)), *cells, _interval(split)])
+    return "## Figures\n\n" + _table(["split", "examples", *names, "95 % of accuracy"], rows)
+
+
+def _interval(split: Split) -> str:
+    if "accuracy" not in split.figures:
+        return ""
+    total = len(split.predictions)
+    low, high = wilson_interval(round(split.figures["accuracy"] * total), total)
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _runs(report: Report) -> str:
+    rows = [
+        [f"{run.lr:g}", str(run.seed), f"{run.best:.4f}", str(run.update), f"{run.seconds / _SECONDS_PER_MINUTE:.1f}"]
+        for run in report.runs
+    ]
+    table = _table(["lr", "seed", report.metric, "best update", "minutes"], rows)
+    if len(report.runs) == 1:
+        return f"## Run\n\n{table}"
+    spread = [
+        [
+            f"{row['lr']:g}",
+            str(row["runs"]),
+            *(f"{row[name]:.4f}" for name in ("median", "min", "max")),
+            _number(row["stdev"]),
+        ]
+        for row in report.summary()["learning_rates"]
+    ]
+    return f"## Runs\n\n{table}\n\n" + _table(["lr", "runs", "median", "min", "max", "stdev"], spread)
+
+
+def _confusion(predictions: Sequence[Prediction]) -> str:
+    """Return the confusion matrix of classes: a row for each right one, a column for each predicted one."""
+    pairs = Counter((p.answer, p.prediction) for p in predictions if isinstance(p.answer, str))
+    names = sorted({str(name) for pair in pairs for name in pair})
+    if not 1 < len(names) <= _MOST_CLASSES or any(p.probabilities is None for p in predictions):
+        return ""
+    rows = [[f"**{right}**", *(str(pairs[right, found]) for found in names)] for right in names]
+    return "## Confusion\n\nRows are the right answers, columns the predicted ones.\n\n" + _table(["", *names], rows)
+
+
+def _hardest(predictions: Sequence[Prediction]) -> str:
+    """Return the examples that the model is most wrong about."""
+    told = [prediction for prediction in predictions if prediction.error is not None]
+    worst = sorted(told, key=lambda prediction: -(prediction.error or 0.0))[:_HARDEST]
+    if not worst:
+        return ""
+    rows = [
+        [_cell(p.source), _cell(_number(p.answer)), _cell(_number(p.prediction)), f"{p.error:.2f}", _cell(p.text)]
+        for p in worst
+    ]
+    return "## Hardest examples\n\n" + _table(["where", "right", "predicted", "error", "text"], rows)
+
+
+def _number(value: str | float | None) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+
+
+def _cell(text: str) -> str:
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return flat if len(flat) <= _TEXT else flat[: _TEXT - 1] + "…"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

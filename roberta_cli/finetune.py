@@ -1,0 +1,140 @@
+"""roberta-finetune: train a pretrained model on a data set, from raw files to scores."""
+
+import argparse
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roberta_cli.entry import Parser, load_user_module, run
+
+if TYPE_CHECKING:
+    from roberta.pretrained import Pretrained
+
+DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best checkpoint, predict, and write a report.
+
+  cola sst2 mrpc stsb qqp mnli qnli rte wnli boolq cb wic
+                  a set of GLUE or SuperGLUE, in the folder of its download
+  table           your own .tsv, .csv or .jsonl, or a folder that has one for each split
+  folders         texts in SPLIT/LABEL/NAME.txt, as in aclImdb
+  binarized       a folder that fairseq-preprocess made of input0, input1 and label
+  squad squad2    SQuAD 1.1 and 2.0: train.json with --dev dev.json, or the folder of both
+  race            RACE's folders
+  commonsense_qa choices
+                  multiple choice: CommonsenseQA, and any other set in .jsonl
+  wsc winogrande  pronouns: SuperGLUE's WSC, and WinoGrande
+
+Every set has the hyper-parameters that were published for it; options change them. With several --seeds or --lr
+there is a run for each combination. In the end the folder holds the best model, predictions, report.md and
+report.json."""
+
+EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large --save-dir runs/rte
+  roberta-finetune sst2 glue_data/SST-2 --init roberta.base --save-dir runs/sst2 --seeds 1 2 3 --lr 1e-5 2e-5 3e-5
+  roberta-finetune table reviews.csv --text-columns title body --label-column stars --save-dir runs/reviews"""
+
+RECIPES = Path(__file__).with_name("recipes")
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
+    """Return the name of the data set, the Recipe and the SweepConfig of the arguments, and the model to start from."""
+    from roberta import pretrained
+    from roberta.config import add_arguments, from_namespace
+    from roberta.finetuning import RegularisationConfig, SweepConfig, data_set
+    from roberta.recipe import Recipe, TrainerConfig
+    from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
+
+    places = [argument for argument in argv[:2] if not argument.startswith(("-", "@"))]
+    name = places[0] if places else None
+    recipes = [] if name is None else [_recipe("finetuning"), _recipe(name)]
+    arguments = [*places, *recipes, *argv[len(places) :]]
+    choice, _ = _parser(add_help=False).parse_known_args(arguments)
+    load_user_module(choice.user_module)
+    the_set = data_set(name or "table")
+    task, criterion = TASKS.config_class(the_set.task), CRITERIONS.config_class(the_set.criterion)
+    optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
+
+    parser = _parser(add_help=True)
+    add_arguments(parser, SweepConfig, title="runs")
+    add_arguments(parser, TrainerConfig, title="training", exclude=("seed", "init_from"))
+    add_arguments(parser, task, title=f"data of {name or 'table'}", exclude=("data", *the_set.options))
+    add_arguments(parser, RegularisationConfig, title="model")
+    add_arguments(parser, criterion, title=f"criterion {the_set.criterion}")
+    add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")
+    add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}", exclude=("lr",))
+    given = parser.parse_args(arguments)
+    if name is None or given.data is None:
+        parser.error("name a data set and where it is, before all options")
+    vars(given).update(the_set.options)
+    rates = from_namespace(SweepConfig, given)
+    given.lr, given.init_from = rates.lr[0], given.init
+    source = pretrained.load(given.init)
+    recipe = Recipe(
+        task=_cut_to(source.model.config.max_positions, from_namespace(task, given)),
+        model=from_namespace(RegularisationConfig, given).applied(source.model.config),
+        criterion=from_namespace(criterion, given),
+        optimizer=from_namespace(optimizer, given),
+        schedule=from_namespace(schedule, given),
+        trainer=from_namespace(TrainerConfig, given),
+    )
+    return name, recipe, rates, source
+
+
+def _cut_to(max_positions: int, task: Any) -> Any:
+    """Return the config of a task whose sequences are as long as it says, or as the model takes."""
+    return dataclasses.replace(task, tokens_per_sample=min(task.tokens_per_sample, max_positions))
+
+
+def _recipe(name: str) -> str:
+    """Return the argument that reads the recipe of a data set; that of all others if it has none."""
+    path = RECIPES / f"{name}.args"
+    return f"@{path if path.is_file() else RECIPES / 'other.args'}"
+
+
+def _parser(*, add_help: bool) -> argparse.ArgumentParser:
+    parser = Parser(description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
+    parser.add_argument("name", nargs="?", metavar="DATA_SET", help="the kind of data, see above")
+    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="its file or folder")
+    group = parser.add_argument_group("components")
+    group.add_argument(
+        "--init",
+        default="roberta.base",
+        metavar="MODEL",
+        help="model to start from: a name, or the path of a run or checkpoint (default: %(default)s)",
+    )
+    group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")
+    group.add_argument(
+        "--lr-scheduler",
+        default="polynomial_decay",
+        metavar="NAME",
+        help="the learning-rate schedule (default: %(default)s)",
+    )
+    group.add_argument(
+        "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
+    )
+    return parser
+
+
+def _main(argv: Sequence[str]) -> int:
+    from roberta.distributed import leave_world
+    from roberta.finetuning import finetune
+
+    name, recipe, sweep, source = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        report = finetune(name, recipe, sweep, source)
+    finally:
+        leave_world()
+    if report is not None:
+        print(json.dumps({"save_dir": str(recipe.trainer.save_dir), **report.summary()}))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

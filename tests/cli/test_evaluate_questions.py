@@ -1,0 +1,151 @@
+"""roberta-eval on questions and pronouns: figures that agree with the hub's answers one by one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from roberta.checkpoint import native
+from roberta.data.tokenizer import Tokenizer
+from roberta.hub import RobertaHubInterface
+from roberta.metrics import wilson_interval
+from roberta.models.heads import ChoiceHeadConfig, MaskedLMHeadConfig
+from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta_cli import evaluate
+
+WORDS = "the cat sat on a mat and saw seven dogs who ran far away from it last night".split()
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    torch.manual_seed(3)
+    config = RobertaConfig(encoder_layers=2, embed_dim=16, ffn_embed_dim=32, attention_heads=2, max_positions=48)
+    model = RobertaModel(config)
+    model.register_head("lm", MaskedLMHeadConfig())
+    model.register_head("choice", ChoiceHeadConfig())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return RobertaHubInterface(model.eval(), Tokenizer.load())
+
+
+@pytest.fixture(scope="module")
+def model(roberta, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "model"
+    native.save(folder, roberta.model, roberta.tokenizer)
+    return folder
+
+
+@pytest.fixture
+def measure(model, capsys):
+    """Return a function that runs roberta-eval and returns its exit code, its JSON and its messages."""
+
+    def run(*arguments):
+        code = evaluate.main([*map(str, arguments), "--model", str(model), "--device", "cpu"])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else None, err
+
+    return run
+
+
+def phrase(rng, most):
+    return " ".join(rng.choice(WORDS, rng.integers(1, most)))
+
+
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def questions(number):
+    rng = np.random.default_rng(number)
+    return [
+        {
+            "text": phrase(rng, 60),
+            "ask": phrase(rng, 5),
+            "of": [phrase(rng, 4) for _ in range(2 + k % 3)],
+            "right": k % 2,
+        }
+        for k in range(number)
+    ]
+
+
+def test_choices_agree_with_those_of_the_hub(roberta, measure, tmp_path):
+    rows = questions(12)
+    write(tmp_path / "dev.jsonl", rows)
+    columns = ("--context-field", "text", "--question-field", "ask", "--option-fields", "of", "--answer-field", "right")
+    code, result, _ = measure("choices", tmp_path, *columns)
+    right = [roberta.choose(row["text"], row["ask"], row["of"], truncate=True).index == row["right"] for row in rows]
+    assert code == 0
+    assert 0 < sum(right) < len(right)
+    assert result["accuracy"] == pytest.approx(np.mean(right))
+    assert result["accuracy_95"] == pytest.approx(wilson_interval(sum(right), len(right)))
+    assert (result["head"], result["num_examples"]) == ("choice", 12)
+    write(tmp_path / "dev.jsonl", rows[:1])
+    write(tmp_path / "mine.jsonl", rows)
+    assert measure("choices", tmp_path / "mine.jsonl", *columns)[1]["accuracy"] == result["accuracy"]
+
+
+def test_race_is_scored_by_level(roberta, measure, tmp_path):
+    rng = np.random.default_rng(1)
+    right = {}
+    for level in ("middle", "high"):
+        folder = tmp_path / "dev" / level
+        folder.mkdir(parents=True)
+        passage = {
+            "article": phrase(rng, 90),
+            "questions": [phrase(rng, 5) for _ in range(6)],
+            "options": [[phrase(rng, 4) for _ in range(4)] for _ in range(6)],
+            "answers": list("ABCDAB"),
+        }
+        (folder / "1.txt").write_text(json.dumps(passage), encoding="utf-8")
+        found = roberta.choose(passage["article"], passage["questions"], passage["options"], truncate=True)
+        right[level] = [choice.index == "ABCD".index(a) for choice, a in zip(found, passage["answers"], strict=True)]
+    result = measure("race", tmp_path)[1]
+    assert result["accuracy_middle"] == pytest.approx(np.mean(right["middle"]))
+    assert result["accuracy_high"] == pytest.approx(np.mean(right["high"]))
+    assert result["accuracy"] == pytest.approx(np.mean([*right["middle"], *right["high"]]))
+
+
+def test_pronouns_are_scored_without_fine_tuning(roberta, measure, tmp_path):
+    rng = np.random.default_rng(2)
+    rows = [
+        {"sentence": f"{phrase(rng, 9)} _ {phrase(rng, 9)}", "option1": phrase(rng, 3), "option2": phrase(rng, 5)}
+        for _ in range(12)
+    ]
+    for position, row in enumerate(rows):
+        row["answer"] = str(1 + position % 2)
+    write(tmp_path / "dev.jsonl", rows)
+    code, result, _ = measure("winogrande", tmp_path / "dev.jsonl")
+    answers = [
+        roberta.disambiguate_pronoun(row["sentence"].replace("_", "[it]"), [row["option1"], row["option2"]])
+        for row in rows
+    ]
+    right = [answer == row[f"option{row['answer']}"] for answer, row in zip(answers, rows, strict=True)]
+    assert code == 0
+    assert 0 < sum(right) < len(right)
+    assert result["accuracy"] == pytest.approx(np.mean(right))
+    assert (result["head"], result["num_examples"]) == ("lm", 12)
+
+
+def test_wsc_is_scored_with_the_spans_of_other_questions(measure, tmp_path):
+    target = {"span1_index": 0, "span2_text": "He", "span2_index": 6}
+    rows = [
+        {"text": "Mark told Pete that he left. He lied.", "target": {**target, "span1_text": name}, "label": label}
+        for name, label in (("Mark", True), ("Pete", False))
+    ]
+    write(tmp_path / "val.jsonl", rows)
+    code, result, _ = measure("wsc", tmp_path, "--wsc-candidates", "spans")
+    assert code == 0
+    assert result["accuracy"] in (0.0, 1.0)  # the questions are each other's opposites
+    assert result["num_examples"] == 2
+
+
+def test_a_missing_head_and_missing_answers_are_named(measure, tmp_path):
+    write(tmp_path / "test.jsonl", [{"question": "a", "options": ["b", "c"]}])
+    code, _, message = measure("choices", tmp_path, "--split", "test")
+    assert code == 2
+    assert "has an answer to score" in message
+    code, _, message = measure("choices", tmp_path, "--split", "test", "--head", "ranking")
+    assert code == 2
+    assert "no head 'ranking'" in message

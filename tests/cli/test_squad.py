@@ -1,0 +1,202 @@
+"""roberta-eval squad: figures of files and of a model, the files it writes, and what is said of bad ones."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from roberta.answers import PREDICTIONS
+from roberta.checkpoint import native
+from roberta.data.readers.squad import read_squad
+from roberta.data.tokenizer import Tokenizer
+from roberta.hub import RobertaHubInterface
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, SpanHeadConfig
+from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta_cli import evaluate, finetune
+
+CONTEXT = "Ada Lovelace was born in London in 1815. " + "She wrote notes on the engine. " * 8 + "Babbage built it."
+ANSWERS = {"where": ["London", "in London"], "who": ["Babbage"], "when": ["1815", "in 1815"]}
+LENGTHS = ("--doc-stride", "8", "--max-question-length", "12", "--max-answer-length", "3")
+
+
+def dev_set(folder: Path, *, v2: bool) -> Path:
+    asked: list[dict[str, Any]] = [
+        {"id": name, "question": f"{name}?", "answers": [{"text": t, "answer_start": CONTEXT.index(t)} for t in texts]}
+        for name, texts in ANSWERS.items()
+    ]
+    if v2:
+        asked.append({"id": "none", "question": "Who died?", "answers": []})
+        for question in asked:
+            question["is_impossible"] = question["id"] == "none"
+    path = folder / f"dev-v{2 if v2 else 1}.json"
+    path.write_text(json.dumps({"data": [{"title": "", "paragraphs": [{"context": CONTEXT, "qas": asked}]}]}))
+    return path
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(name: str, values: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(values if isinstance(values, str) else json.dumps(values), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def roberta() -> RobertaHubInterface:
+    torch.manual_seed(1)
+    model = RobertaModel(
+        RobertaConfig(encoder_layers=1, embed_dim=16, ffn_embed_dim=32, attention_heads=2, max_positions=32)
+    )
+    model.register_head("lm", MaskedLMHeadConfig())
+    model.register_head("span", SpanHeadConfig(answerable=True))
+    torch.nn.init.normal_(model.heads["span"].out_proj.weight)
+    return RobertaHubInterface(model.eval(), Tokenizer.load())
+
+
+@pytest.fixture(scope="module")
+def model(roberta, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    native.save(folder, roberta.model, roberta.tokenizer)
+    return folder
+
+
+def measure(capsys, *arguments: object) -> dict[str, Any]:
+    assert evaluate.main(["squad", *map(str, arguments), "--device", "cpu"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def refusal(capsys, *arguments: object) -> str:
+    assert evaluate.main(["squad", *map(str, arguments), "--device", "cpu"]) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_predictions_are_scored_as_the_official_scorer_of_1_1_does(tmp_path, write, capsys):
+    predictions = write("p.json", {"where": "the LONDON", "who": "Charles Babbage", "other": "x"})
+    figures = measure(capsys, dev_set(tmp_path, v2=False), "--predictions", predictions)
+    assert figures == {
+        "task": "squad",
+        "model": None,
+        "exact": 100 / 3,
+        "f1": pytest.approx(100 * (1 + 2 / 3) / 3, abs=1e-12),
+        "total": 3,
+        "missing": 1,
+        "unknown": 1,
+    }
+
+
+def test_predictions_are_scored_as_the_official_scorer_of_2_0_does(tmp_path, write, capsys):
+    data = dev_set(tmp_path, v2=True)
+    predictions = write("p.json", {"where": "London", "who": "Babbage", "when": "", "none": "Ada"})
+    figures = measure(capsys, data, "--predictions", predictions)
+    assert (figures["exact"], figures["HasAns_exact"], figures["NoAns_exact"]) == (50.0, 200 / 3, 0.0)
+    assert "best_f1" not in figures
+    probabilities = write("na.json", {"where": 0.1, "who": 0.3, "when": 1, "none": 0.5})
+    figures = measure(capsys, data, "--predictions", predictions, "--na-prob", probabilities)
+    assert (figures["exact"], figures["best_exact"], figures["best_exact_thresh"]) == (50.0, 75.0, 0.3)
+    assert figures["pr_oracle_ap"] == pytest.approx(100 * (1 / 3 + 1 / 3 + 3 / 4 / 3))
+    figures = measure(capsys, data, "--predictions", predictions, "--na-prob", probabilities, "--na-prob-thresh", "0.3")
+    assert figures["exact"] == 75.0
+
+
+@pytest.mark.parametrize("v2", [False, True])
+def test_a_model_answers_and_its_files_score_what_it_says(tmp_path, model, capsys, v2):
+    data, folder = dev_set(tmp_path, v2=v2), tmp_path / "answers"
+    figures = measure(capsys, data, "--model", model, *LENGTHS, "--save-answers", folder)
+    assert (figures["head"], figures["total"], figures["missing"]) == ("span", 4 if v2 else 3, 0)
+    assert figures["num_windows"] > 3 * 3
+    assert figures["tokens_per_s"] > 0
+    files = ["--predictions", folder / "predictions.json"]
+    if v2:
+        files += ["--na-prob", folder / "na_prob.json", "--na-prob-thresh", figures["best_f1_thresh"]]
+    again = measure(capsys, data, *files)
+    same = {name for name in again if name not in ("task", "model")}
+    assert {name: again[name] for name in same} == {name: figures[name] for name in same}
+    nbest = json.loads((folder / "nbest.json").read_text("utf-8"))
+    assert {len(answers) for answers in nbest.values()} == {20}
+    assert all(answer["text"] in CONTEXT for answers in nbest.values() for answer in answers)
+
+
+def test_the_model_answers_as_through_the_hub(tmp_path, roberta, model, capsys):
+    data, folder = dev_set(tmp_path, v2=False), tmp_path / "answers"
+    measure(
+        capsys, data, "--model", model, "--save-answers", folder, "--doc-stride", "8", "--max-question-length", "16"
+    )
+    predictions = json.loads((folder / PREDICTIONS).read_text("utf-8"))
+    for question in read_squad(data):
+        expected = roberta.answer(question.question, question.context, stride=8, threshold=1.0)
+        assert predictions[question.id] == expected.text
+
+
+@pytest.mark.parametrize(("name", "v2", "metric"), [("squad", False, "f1"), ("squad2", True, "best_f1")])
+def test_fine_tuning_ends_with_a_model_and_files_that_score_what_it_says(tmp_path, model, capsys, name, v2, metric):
+    data, run = dev_set(tmp_path, v2=v2), tmp_path / "run"
+    lengths = ("--tokens-per-sample", "32", *LENGTHS)
+    options = ("--max-epoch", "2", "--batch-size", "8", "--lr", "1e-3", "--device", "cpu")
+    arguments = (name, data, "--dev", data, "--init", model, "--save-dir", run, *lengths, *options)
+    assert finetune.main([*map(str, arguments)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["metric"] == metric
+    valid = report["splits"]["valid"]
+    figures = measure(capsys, data, "--model", run / "best", *lengths)
+    assert figures[metric] == pytest.approx(valid[metric])
+    files = ["--predictions", run / "predictions/predictions.json", "--na-prob", run / "predictions/na_prob.json"]
+    again = measure(capsys, data, *(files if v2 else files[:2]))
+    assert again[metric] == pytest.approx(valid[metric])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: --model"),
+        (
+            ["--predictions", "P", "--model", "x"],
+            "--model and --predictions: the one gives answers, the other has them",
+        ),
+        (["--na-prob", "N"], "--na-prob goes with --predictions"),
+        (["--predictions", "P", "--save-answers", "x"], "--save-answers writes those of a model"),
+        (["--predictions", "P", "--na-prob", "N"], "--na-prob is for SQuAD 2.0; in this file, of 1.1, every question"),
+        (["--predictions", "N"], "N: 'where' is 0.5; expected the text of an answer"),
+        (["--predictions", "LIST"], "LIST: expected an object with the text of an answer for each id, found list"),
+        (["--predictions", "CUT"], "CUT: not JSON: "),
+        (["--predictions", "NONE"], "none of the 3 questions has a prediction; are they predictions for another file?"),
+        (["--predictions", "MISSING"], "MISSING: No such file"),
+    ],
+)
+def test_what_can_not_be_scored_is_refused(tmp_path, write, capsys, monkeypatch, arguments, message):
+    data = dev_set(tmp_path, v2=False)
+    monkeypatch.chdir(tmp_path)
+    for name, values in {"P": {"where": "x"}, "N": {"where": 0.5}, "LIST": ["x"], "CUT": '{"a', "NONE": {}}.items():
+        write(name, values)
+    assert message in refusal(capsys, data, *arguments)
+
+
+def test_probabilities_of_2_0_are_checked(tmp_path, write, capsys):
+    data, predictions = dev_set(tmp_path, v2=True), write("P", {"where": "x", "who": "y"})
+    for values, message in (
+        ({"where": 0.1}, "1 predictions without a no-answer probability, 'who' among them"),
+        ({"where": "0.1"}, "'where' is '0.1'; expected a number"),
+        ({"where": True}, "'where' is True; expected a number"),
+        ('{"where": NaN}', "'where' is nan; expected a finite number"),
+    ):
+        assert message in refusal(capsys, data, "--predictions", predictions, "--na-prob", write("N", values))
+
+
+def test_models_that_do_not_fit_are_refused(tmp_path, roberta, model, capsys):
+    data = dev_set(tmp_path, v2=False)
+    assert "--tokens-per-sample, --max-question-length, --doc-stride: sequences of 32 tokens" in refusal(
+        capsys, data, "--model", model
+    )
+    assert "--tokens-per-sample 64; the model takes 32 at most" in refusal(
+        capsys, data, "--model", model, *LENGTHS, "--tokens-per-sample", "64"
+    )
+    other = RobertaModel(roberta.model.config)
+    other.register_head("topic", ClassificationHeadConfig(num_classes=2))
+    native.save(tmp_path / "other", other, roberta.tokenizer)
+    assert "head 'topic' finds no spans; train one with roberta-finetune squad" in refusal(
+        capsys, data, "--model", tmp_path / "other", *LENGTHS
+    )

@@ -107,7 +107,7 @@ class Trainer:
             world_size=self.world.size,
             rank=self.world.rank,
         )
-        self.max_update = self._planned_updates()
+        self.max_update = self.epochs.total_updates(max_update=config.max_update, max_epoch=config.max_epoch)
         torch.manual_seed(stream_key(config.seed, "initialisation"))
         self.model: Any = MODELS.build(model_config)
         self.model.register_head(self.task.head, self.task.head_config(model_config))
@@ -257,13 +257,6 @@ class Trainer:
     def last_update(self) -> int:
         """The number of the update that ends the run."""
         return self.max_update if self.position.end is None else min(self.position.end, self.max_update)
-
-    def _planned_updates(self) -> int:
-        """Return the updates of the run, as far as epochs and updates limit them."""
-        limits = [self.config.max_update] if self.config.max_update is not None else []
-        if self.config.max_epoch is not None:
-            limits.append(sum(self.epochs.num_updates(epoch) for epoch in range(1, self.config.max_epoch + 1)))
-        return min(limits)
 
     def _keep_time(self, seconds: float) -> None:
         """Fix the last update of a run whose time runs out; with wsd, early enough for the decay to be made in time."""

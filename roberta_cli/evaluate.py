@@ -210,7 +210,6 @@ def _answers(request: Request, questions: Sequence[Any]) -> dict[str, Any]:
 
 def _questions(request: Request) -> dict[str, Any]:
     from roberta.criterions.sentence_ranking import SentenceRankingLoss, SentenceRankingLossConfig
-    from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS
     from roberta.evaluation import evaluate_questions
     from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 
@@ -218,11 +217,7 @@ def _questions(request: Request) -> dict[str, Any]:
     roberta = _model(config)
     limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
     options = QUESTION_SETS[request.task] if request.task in QUESTION_SETS else asdict(request.fields)
-    task_config = SentenceRankingTaskConfig(
-        **options | _place(request),
-        tokens_per_sample=limit,
-        max_option_length=min(MAX_OPTION_TOKENS, limit - NUM_SPECIALS),
-    )
+    task_config = SentenceRankingTaskConfig(**options | _place(request), tokens_per_sample=limit)
     criterion = SentenceRankingLoss(SentenceRankingLossConfig(), config.head or SentenceRankingTask.head)
     task = SentenceRankingTask(task_config, roberta.tokenizer)
     return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ Options may stand in recipe files: `@file` inserts the options written in it."""
 
 EXAMPLE = """  roberta-train data-bin --save-dir runs/small --preset roberta.small --max-update 10000 \\
       --tokens-per-sample 128 --batch-size 32 --lr 1e-3 --warmup-updates 600
-  roberta-train @examples/pretraining/eltec.args data-bin --save-dir runs/small --seed 2"""
+  roberta-train @examples/pretraining/eltec.args data-bin --save-dir runs/small --seed 2
+  roberta-train @examples/pretraining/base_8k.args data-bin --save-dir runs/base \\
+      --dry-run --devices 64 --device-name H100"""
 
 
-def parse(argv: Sequence[str]) -> Any:
-    """Return the Recipe that the arguments describe."""
+def parse(argv: Sequence[str]) -> tuple[Any, Any]:
+    """Return the Recipe and the DryRunConfig that the arguments describe."""
     from roberta.config import add_arguments, from_namespace
     from roberta.models.roberta import preset_config
+    from roberta.planning import DryRunConfig
     from roberta.recipe import Recipe, TrainerConfig
     from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
 
@@ -40,8 +44,9 @@ def parse(argv: Sequence[str]) -> Any:
     add_arguments(parser, criterion, title=f"criterion {choice.criterion}")
     add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")
     add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}")
+    add_arguments(parser, DryRunConfig, title="dry run")
     given = parser.parse_args(argv)
-    return Recipe(
+    recipe = Recipe(
         task=from_namespace(task, given),
         model=from_namespace(type(model), given, model),
         criterion=from_namespace(criterion, given),
@@ -49,6 +54,7 @@ def parse(argv: Sequence[str]) -> Any:
         schedule=from_namespace(schedule, given),
         trainer=from_namespace(TrainerConfig, given),
     )
+    return recipe, from_namespace(DryRunConfig, given)
 
 
 def _parser(*, add_help: bool) -> argparse.ArgumentParser:
@@ -73,11 +79,18 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
 
 
 def _main(argv: Sequence[str]) -> int:
-    recipe = parse(argv)
+    recipe, dry_run = parse(argv)
     from roberta.distributed import leave_world
     from roberta.trainer import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if dry_run.dry_run:
+        from roberta.planning import plan
+
+        estimate = plan(recipe, dry_run)
+        print(estimate, file=sys.stderr)
+        print(estimate.to_json())
+        return 0
     try:
         trainer = Trainer(recipe)
         metrics = trainer.train()

@@ -65,7 +65,7 @@ def test_the_mean_of_equals_is_bit_for_bit_the_same(tmp_path, tokenizer):
 def test_the_command_averages_several_sources_into_any_format(tmp_path, tokenizer, capsys):
     folders = [str(save(tmp_path / f"step_{seed}", tokenizer, seed=seed)) for seed in range(2)]
     expected = average(folders).model.state_dict()
-    for to in ("native", "hf", "fairseq"):
+    for to in ("native", "hf"):
         assert main([*folders, str(tmp_path / to), "--to", to]) == 0
         assert json.loads(capsys.readouterr().out)["source"] == folders
         found = load(tmp_path / to).model.state_dict()

@@ -16,6 +16,7 @@ FLOORS = {
     "progress": 0,
     "versions": 0,
     "files": 0,
+    "planning": 6,
     "report": 4,
     "finetuning": 7,
     "logs": 1,

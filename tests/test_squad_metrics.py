@@ -116,7 +116,8 @@ def test_gold_answers_of_the_real_dev_sets_score_everything(shared: Path) -> Non
 def test_figures_of_cut_answers_on_the_real_dev_sets_are_those_of_plain_loops(shared: Path) -> None:
     for name in ("dev-v1.1.json.xz", "dev-v2.0.reconstructed.json.xz"):
         data = real(shared, name)
-        golds = dict(twin.questions(data))
+        golds = dict(twin.questions(data)[::4])  # the twin is slow
+        data = dataset(golds)
         predictions = {name: " ".join((texts or ["one two"])[0].split()[:2]) for name, texts in golds.items()}
         rng = random.Random(1)
         na_probs = {name: round(rng.random(), 2) for name in golds}

@@ -81,6 +81,13 @@ class Epochs:
         _, offsets = self._batches(epoch)
         return -(-(len(offsets) - 1) // self._batches_per_update(epoch))
 
+    def total_updates(self, *, max_update: int | None, max_epoch: int | None) -> int:
+        """Return the updates of a run that these limit, one of which is given."""
+        limits = [] if max_update is None else [max_update]
+        if max_epoch is not None:
+            limits.append(sum(self.num_updates(epoch) for epoch in range(1, max_epoch + 1)))
+        return min(limits)
+
     def updates(self, epoch: int, start: int = 0) -> Iterator[tuple[int, bool, list[NDArray[np.int64] | None]]]:
         """Yield the updates of an epoch from batch `start` on, each as (the batch after it, is it the last, mine).
 

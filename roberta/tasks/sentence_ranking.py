@@ -56,10 +56,10 @@ class SentenceRankingTaskConfig(ChoiceFields):
         super().__post_init__()
         if self.max_option_length < 1:
             raise ConfigError(f"--max-option-length is {self.max_option_length}; it must be at least 1")
-        if self.tokens_per_sample < self.max_option_length + NUM_SPECIALS:
+        if self.tokens_per_sample <= NUM_SPECIALS:
             raise ConfigError(
-                f"--tokens-per-sample {self.tokens_per_sample} holds no option of --max-option-length "
-                f"{self.max_option_length} and {NUM_SPECIALS} special tokens; raise the one or lower the other"
+                f"--tokens-per-sample is {self.tokens_per_sample}; {NUM_SPECIALS} special tokens and an option need "
+                f"at least {NUM_SPECIALS + 1}"
             )
 
 
@@ -73,8 +73,9 @@ class RankedQuestions(Samples):
         self, examples: Sequence[ChoiceExample], tokenizer: Tokenizer, config: SentenceRankingTaskConfig
     ) -> None:
         self.examples = examples
+        self.max_option_tokens = min(config.max_option_length, config.tokens_per_sample - NUM_SPECIALS)
         self.questions = encode_questions(
-            tokenizer, examples, max_tokens=config.tokens_per_sample, max_option_tokens=config.max_option_length
+            tokenizer, examples, max_tokens=config.tokens_per_sample, max_option_tokens=self.max_option_tokens
         )
         self.sizes = np.array([sum(question.lengths) for question in self.questions], dtype=np.int64)
         self.answers = np.array([UNTOLD if example.answer is None else example.answer for example in examples])
@@ -173,7 +174,7 @@ class SentenceRankingTask(Task):
             cut,
             self.config.tokens_per_sample,
             options,
-            self.config.max_option_length,
+            samples.max_option_tokens,
         )
 
 

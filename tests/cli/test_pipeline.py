@@ -56,7 +56,7 @@ def test_torch_hub_opens_a_run_through_hubconf(run_dir):
 
 def test_recipe_files_hold_options_and_the_command_line_wins(data_bin, tmp_path):
     (tmp_path / "recipe.args").write_text("# a comment\n" + " ".join(TINY) + "  # another\n--max-update 9\n--seed 5\n")
-    recipe = train.parse([f"@{tmp_path / 'recipe.args'}", str(data_bin), "--save-dir", "run", "--seed", "6"])
+    recipe = train.parse([f"@{tmp_path / 'recipe.args'}", str(data_bin), "--save-dir", "run", "--seed", "6"])[0]
     assert (recipe.trainer.max_update, recipe.trainer.seed, recipe.model.embed_dim) == (9, 6, 16)
     assert recipe.model.attention_heads == 2  # of the preset
 
@@ -119,7 +119,7 @@ def test_bad_arguments_give_one_line_and_exit_code_2(arguments, message, capsys)
 
 
 def test_options_with_two_values_leave_the_data_alone():
-    recipe = train.parse([*"--save-dir run --max-update 1 --batch-size 1 --adam-betas 0.8 0.9 data".split()])
+    recipe = train.parse([*"--save-dir run --max-update 1 --batch-size 1 --adam-betas 0.8 0.9 data".split()])[0]
     assert (recipe.optimizer.adam_betas, recipe.task.data) == ((0.8, 0.9), Path("data"))
 
 

@@ -17,7 +17,7 @@ LAYOUT = re.compile(r"^# +(\d+) GPUs?: +--batch-size (\d+) --update-freq (\d+)(.
 
 
 def recipe_of(path: Path, *options: str):
-    return parse([f"@{path}", "data-bin", "--save-dir", "run", *options])
+    return parse([f"@{path}", "data-bin", "--save-dir", "run", *options])[0]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -146,8 +146,14 @@ def test_genuine_sets_are_found_by_their_names(shared, tokenizer, name, path, co
     assert samples.max_seqlen < 128
 
 
-def test_options_that_leave_no_room_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--tokens-per-sample 131 holds no option of --max-option-length 128 and 4"):
-        SentenceRankingTaskConfig(data=tmp_path, tokens_per_sample=131)
+def test_options_leave_room_for_the_special_tokens(folder, tokenizer):
+    samples = task_of(folder, tokenizer, tokens_per_sample=20, max_option_length=128).samples("train")
+    assert samples.max_option_tokens == 16
+    assert samples.max_seqlen == 20
+
+
+def test_limits_without_room_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--tokens-per-sample is 4; 4 special tokens and an option need at least 5"):
+        SentenceRankingTaskConfig(data=tmp_path, tokens_per_sample=4)
     with pytest.raises(ConfigError, match="--max-option-length is 0"):
         SentenceRankingTaskConfig(data=tmp_path, max_option_length=0)

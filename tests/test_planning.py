@@ -1,0 +1,58 @@
+"""A dry run: the numbers of a recipe before anything is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from roberta_cli import train
+
+OPTIONS = "--preset roberta.tiny --max-positions 64 --tokens-per-sample 64 --batch-size 4 --update-freq 2"
+
+
+@pytest.fixture
+def data_bin(tmp_path: Path) -> Path:
+    from roberta_cli import preprocess
+
+    text = "".join(f"This is sentence number {number} of a small text.\n" for number in range(200))
+    (tmp_path / "text.txt").write_text(text)
+    options = f"--trainpref {tmp_path}/text.txt --validpref {tmp_path}/text.txt --destdir {tmp_path}/bin"
+    assert preprocess.main(options.split()) == 0
+    return tmp_path / "bin"
+
+
+def dry_run(data_bin: Path, capsys: pytest.CaptureFixture[str], options: str) -> dict:
+    save_dir = data_bin.parent / "run"
+    capsys.readouterr()
+    command = f"{data_bin} --save-dir {save_dir} --device cpu --dry-run {OPTIONS} {options}"
+    assert train.main(command.split()) == 0
+    assert not save_dir.exists()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_dry_run_prints_what_a_run_takes_and_writes_nothing(data_bin, capsys):
+    found = dry_run(data_bin, capsys, "--max-update 100")
+    assert found["max_update"] == 100
+    assert found["peak_flops"] is None
+    assert found["hours"] is None
+    assert 4 * 2 * 50 < found["tokens_per_update"] <= 4 * 2 * 64
+    assert found["tokens"] == 100 * found["tokens_per_update"]
+    assert 6.5e6 < found["parameters"]["total"] < 7.5e6
+
+
+def test_epochs_are_counted_in_updates_of_all_devices(data_bin, capsys):
+    one = dry_run(data_bin, capsys, "--max-epoch 6")
+    two = dry_run(data_bin, capsys, "--max-epoch 6 --devices 2 --device-name H100")
+    assert one["max_update"] > two["max_update"] >= one["max_update"] // 2
+    assert two["hours"] > 0
+
+
+def test_muon_keeps_one_moment_where_adam_keeps_two(data_bin, capsys):
+    adam = dry_run(data_bin, capsys, "--max-update 1")["memory"]["optimizer"]
+    assert dry_run(data_bin, capsys, "--max-update 1 --optimizer muon")["memory"]["optimizer"] < adam
+
+
+def test_what_training_would_refuse_a_dry_run_refuses(data_bin, capsys):
+    command = f"{data_bin} --save-dir {data_bin}/run --dry-run --preset roberta.tiny --max-positions 32 --batch-size 4"
+    assert train.main([*command.split(), "--max-update", "1"]) == 2
+    assert "lower --tokens-per-sample" in capsys.readouterr().err

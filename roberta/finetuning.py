@@ -19,7 +19,9 @@ from roberta import pretrained
 from roberta.checkpoint import native
 from roberta.checkpoint.folders import replacing
 from roberta.config import option
+from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.readers.glue import GLUE
+from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, choices
 from roberta.files import write_text
 from roberta.plotting import plot, read_logs, save
@@ -32,6 +34,7 @@ from roberta.validation import predict
 logger = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions"
+TEST_ONLY = ("wsc273",)  # has nothing to train on
 REPORT = "report"
 CURVES = "curves.svg"
 
@@ -52,13 +55,13 @@ DATASETS: dict[str, DataSet] = {
         name: DataSet("sentence_prediction", "sentence_prediction", {"data_layout": name})
         for name in ("table", "folders", "binarized", *(name for name in GLUE if "train" in GLUE[name].files))
     },
-    "race": DataSet("sentence_ranking", "sentence_ranking", {"data_layout": "race"}),
-    "commonsense_qa": DataSet("sentence_ranking", "sentence_ranking"),
-    "choices": DataSet("sentence_ranking", "sentence_ranking"),
+    **{
+        name: DataSet("sentence_ranking", "sentence_ranking", options)
+        for name, options in {**QUESTION_SETS, "choices": {}}.items()
+    },
     "squad": DataSet("span", "span"),
     "squad2": DataSet("span", "span", {"version": "2.0"}),
-    "wsc": DataSet("wsc", "wsc", {"data_layout": "wsc"}),
-    "winogrande": DataSet("wsc", "wsc", {"data_layout": "winogrande"}),
+    **{name: DataSet("wsc", "wsc", options) for name, options in PRONOUN_SETS.items() if name not in TEST_ONLY},
 }
 
 
@@ -171,7 +174,7 @@ def _predict(save_dir: Path, trainer: Trainer) -> dict[str, Split]:
             model,
             trainer.criterion,
             samples,
-            max_tokens=trainer.config.max_tokens or _TOKENS_PER_BATCH,
+            max_tokens=max(trainer.config.max_tokens or _TOKENS_PER_BATCH, int(samples.sizes.max())),
             precision=trainer.config.precision,
         )
         predictions = samples.predictions(outputs)

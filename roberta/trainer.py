@@ -93,6 +93,8 @@ class Trainer:
         self.train_samples = self.task.samples("train")
         self.valid_samples = self.task.samples("valid")
         model_config = dataclasses.replace(recipe.model, vocab_size=len(self.task.tokenizer.dictionary))
+        if not len(self.train_samples):
+            raise DataError("nothing to train on: the train split has no samples")
         for samples in (self.train_samples, self.valid_samples):
             check_lengths(samples, model_config.max_positions)
             batches(samples.sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)

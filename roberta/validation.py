@@ -56,10 +56,9 @@ def check_lengths(samples: Samples, max_positions: int) -> None:
     Raises:
         ConfigError: there is such a sample.
     """
-    longest = int(samples.sizes.max(initial=0))
-    if longest > max_positions:
+    if samples.max_seqlen > max_positions:
         raise ConfigError(
-            f"samples of up to {longest} tokens, but the model takes {max_positions}: "
+            f"samples of up to {samples.max_seqlen} tokens, but the model takes {max_positions}: "
             "lower --tokens-per-sample, or raise --max-positions of a new model"
         )
 

@@ -28,7 +28,7 @@ from roberta.data.text import Piece
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError
 
-_FEW = 8  # pieces; for fewer, starting processes takes longer than it saves
+_FEW = 16  # pieces; for fewer, starting processes takes longer than it saves
 _AHEAD = 2  # pieces per process that are read before their turn
 
 

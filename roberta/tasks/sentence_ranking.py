@@ -79,6 +79,7 @@ class RankedQuestions(Samples):
         )
         self.sizes = np.array([sum(question.lengths) for question in self.questions], dtype=np.int64)
         self.answers = np.array([UNTOLD if example.answer is None else example.answer for example in examples])
+        self.chance = float(np.mean([1 / len(example.options) for example in examples]))
 
     @property
     def max_seqlen(self) -> int:

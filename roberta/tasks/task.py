@@ -38,6 +38,12 @@ class Samples(ABC):
     sizes: NDArray[np.int64]  # (N,) tokens of each sample
     metric: str = "loss"  # the figure of a validation that tells which checkpoint is the best
     maximise: bool = False  # whether the best is the one with the highest
+    chance: float | None = None  # the accuracy of guessing, where the training accuracy can be compared with it
+
+    @property
+    def max_seqlen(self) -> int:
+        """The tokens of the longest sequence; a sample is one, where it is not said otherwise."""
+        return int(self.sizes.max(initial=0))
 
     @abstractmethod
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:

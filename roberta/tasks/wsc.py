@@ -107,6 +107,7 @@ class PronounQuestions(Samples):
         lengths = [sum(len(candidate.tokens) for candidate in question) for question in self.questions]
         self.sizes = np.array(lengths, dtype=np.int64)
         self.answers = np.array([_NO_ANSWER if example.answer is None else example.answer for example in examples])
+        self.chance = float(np.mean([1 / len(example.candidates) for example in examples]))
 
     @property
     def max_seqlen(self) -> int:

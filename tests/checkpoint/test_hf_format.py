@@ -210,7 +210,11 @@ def test_classes_that_do_not_exclude_each_other_are_classes(num_classes, model, 
     model.register_head("x", ClassificationHeadConfig(num_classes=num_classes))
     hf_format.write(tmp_path / "model", model, tokenizer)
     edit(tmp_path / "model", problem_type="multi_label_classification")
-    assert hf_format.read(tmp_path / "model").heads == {"classification": model.head_configs["x"]}
+    several = ClassificationHeadConfig(num_classes=num_classes, multi_label=True)
+    assert hf_format.read(tmp_path / "model").heads == {"classification": several}
+    model.register_head("x", several)
+    hf_format.write(tmp_path / "again", model, tokenizer)
+    assert json.loads((tmp_path / "again/config.json").read_text())["problem_type"] == "multi_label_classification"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

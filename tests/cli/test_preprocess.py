@@ -97,10 +97,10 @@ def test_text_can_come_through_a_pipe(tmp_path):
 
 
 def test_processes_work_when_the_command_is_run_as_a_user_does(tmp_path):
-    text = b"".join(b"%d is the number of this line, and nothing else.\n" % i for i in range(200_000))
+    text = b"".join(b"%d is the number of this line, and nothing else.\n" % i for i in range(400_000))
     for workers in ("1", "2"):
         result = run_command("--trainpref", "-", "--destdir", str(tmp_path / workers), "--workers", workers, text=text)
-        assert result["lines"] == 200_000
+        assert result["lines"] == 400_000
     for name in ("train.bin", "train.idx"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 

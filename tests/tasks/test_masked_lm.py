@@ -134,18 +134,18 @@ def test_samples_too_short_for_a_token_are_refused(data_bin):
         task(data_bin, tokens_per_sample=1)
 
 
-@pytest.fixture
-def languages(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory) -> Path:
     """Return two folders of 24 and of 3 sentences, the first in two shards."""
+    folder = tmp_path_factory.mktemp("languages")
     for name, counts in (("large", (16, 8)), ("small", (3,))):
         paths = []
         for shard, count in enumerate(counts):
-            paths.append(tmp_path / f"{name}{shard}.txt")
+            paths.append(folder / f"{name}{shard}.txt")
             paths[-1].write_text("".join(f"{name} {shard} {i} and a few words more\n" for i in range(count)), "utf-8")
-        preprocess(PreprocessConfig(trainpref=tuple(paths), destdir=tmp_path / name, shards=True))
-    preprocess(PreprocessConfig(validpref=(tmp_path / "small0.txt",), destdir=tmp_path / "small"))
-    preprocess(PreprocessConfig(validpref=(tmp_path / "large1.txt",), destdir=tmp_path / "large"))
-    return Path(f"{tmp_path / 'large'}{os.pathsep}{tmp_path / 'small'}")
+        splits = {"trainpref": tuple(paths), "validpref": (paths[-1],)}
+        preprocess(PreprocessConfig(**splits, destdir=folder / name, shards=True))
+    return Path(f"{folder / 'large'}{os.pathsep}{folder / 'small'}")
 
 
 def epoch_of(samples, epoch: int) -> list[list[int]]:

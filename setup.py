@@ -43,6 +43,8 @@ setup(
             "types-tqdm",
             "scikit-learn",
             "scipy",
+            "matplotlib",
+            "tensorboard",
             "tokenizers",
             "transformers>=5",
         ],

@@ -183,6 +183,14 @@ def synchronise_gradients(model: nn.Module, *, enabled: bool) -> None:
         module.set_requires_gradient_sync(enabled)
 
 
+def forget_gathered(model: nn.Module) -> None:
+    """Free what a sharded model has gathered of its parameters, so that the next pass sees a change of its shards."""
+    for module in model.modules():
+        sharded: Any = module
+        if hasattr(module, "reshard"):
+            sharded.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with all its parts; every rank must ask for it."""
     return tensor.full_tensor().clone() if hasattr(tensor, "full_tensor") else tensor  # the copy waits for the parts

@@ -27,7 +27,7 @@ from roberta.files import write_text
 from roberta.plotting import plot, read_logs, save
 from roberta.recipe import Recipe
 from roberta.report import Report, Run, Split
-from roberta.tasks.task import Task
+from roberta.tasks.task import Samples
 from roberta.trainer import Trainer
 from roberta.validation import predict
 
@@ -117,9 +117,12 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     save_dir = recipe.trainer.save_dir
     runs = []
     combinations = list(product(sweep.lr, sweep.seeds))
+    tests: dict[str, Samples] | None = None
     for lr, seed in combinations:
         folder = save_dir if len(combinations) == 1 else save_dir / f"lr{lr:g}_seed{seed}"
         trainer = Trainer(_variant(recipe, lr, seed, folder), source)
+        if tests is None:  # read before training, so that damage in them is found before and not after it
+            tests = {split: trainer.task.samples(split) for split in trainer.task.test_splits()}
         if len(combinations) > 1 and trainer.world.is_main:
             logger.info("lr %g, seed %d", lr, seed)
         metrics = trainer.train()
@@ -130,9 +133,10 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         return None
     choose = max if trainer.valid_samples.maximise else min
     best_run = choose(runs, key=lambda run: run.best)
+    assert tests is not None
     if len(runs) > 1:
-        _take_over(best_run.save_dir / native.BEST, save_dir / native.BEST)
-    splits = _predict(save_dir, trainer)
+        _take_over(_model_of(best_run.save_dir), save_dir / native.BEST)
+    splits = _predict(save_dir, trainer, {"valid": trainer.valid_samples, **tests})
     report = Report(
         name=name,
         data=str(recipe.task.data),
@@ -160,16 +164,20 @@ def _take_over(source: Path, target: Path) -> None:
             os.link(path, temporary / path.name)
 
 
-def _predict(save_dir: Path, trainer: Trainer) -> dict[str, Split]:
-    """Predict all splits but the training one with the best model, and write the predictions."""
+def _model_of(run_dir: Path) -> Path:
+    """Return the folder of the best model of a run, or of its newest where the best was not kept."""
+    best = run_dir / native.BEST
+    return best if best.is_dir() else native.steps(run_dir)[-1]
+
+
+def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]) -> dict[str, Split]:
+    """Predict splits with the best model, and write the predictions."""
     model = pretrained.load(save_dir).model.to(trainer.world.device)
     folder = save_dir / PREDICTIONS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    task: Task = trainer.task
     splits = {}
-    for split in ("valid", *task.test_splits()):
-        samples = trainer.valid_samples if split == "valid" else task.samples(split)
+    for split, samples in samples_of.items():
         outputs = predict(
             model,
             trainer.criterion,

@@ -9,6 +9,8 @@ from typing import Any
 
 from roberta.errors import ConfigError
 
+LOG = "log.jsonl"  # in the folder of a run
+
 
 class Logs:
     """Where a run writes its records: a JSON line each, flushed, and with a folder for it TensorBoard too.

@@ -57,9 +57,10 @@ class Meter:
         self._num_tokens += num_tokens
 
     def read(self, criterion: Any, world: World = SINGLE) -> dict[str, float]:
-        """Return the criterion's metrics, `tokens_per_s` (real tokens) and `data_wait` (share of the time); begin anew.
+        """Return the criterion's metrics and the meter's own figures, and begin anew.
 
-        Sums are over all ranks of the world. This waits for the device.
+        Those are `num_targets`, `tokens_per_s` (real tokens) and `data_wait` (share of the time). Sums are over all
+        ranks of the world. This waits for the device.
         """
         names = sorted(self._sums)
         sums = [self._sums[name].item() for name in names]
@@ -67,6 +68,7 @@ class Meter:
         seconds = self._clock() - self._started - self._paused
         record = {
             **criterion.metrics(dict(zip(names, totals, strict=True)), int(num_targets)),
+            "num_targets": int(num_targets),
             "tokens_per_s": num_tokens / seconds,
             "data_wait": self._waited / seconds,
         }

@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roberta.errors import ConfigError, DataError, StorageError, choices
+from roberta.logs import LOG
 
-LOG = "log.jsonl"
 FORMATS = (".svg", ".png", ".pdf")
 UPDATE = "num_updates"
-XAxis = Literal["num_updates", "tokens", "seconds"]
+XAxis = Literal["num_updates", "tokens", "hours"]
 
 Series = Mapping[str, NDArray[np.float64]]
 
-_X_LABELS: Mapping[XAxis, str] = {"num_updates": "updates", "tokens": "tokens", "seconds": "hours of training"}
-_SECONDS_PER_HOUR = 3600
+_X_LABELS: Mapping[XAxis, str] = {"num_updates": "updates", "tokens": "tokens", "hours": "hours of training"}
 _PANELS = {"lr": "learning rate", "tokens_per_s": "tokens/s"}
 _COLOURS = (
     "#3465a4",
@@ -135,12 +134,15 @@ def plot(
     _finish(main, x_label=_X_LABELS[x], y_label=y, log_x=log_x, log_y=log_y)
     _add_legend(main, runs, y)
     for column, field in enumerate(panels):
-        axes = figure.add_subplot(grid[1, column], sharex=main)
+        axes = figure.add_subplot(grid[1, column])
         for run, colour in zip(runs, _colours(len(runs)), strict=True):
             if field in run.train:
-                axes.plot(_scaled(run.x(run.train, x), x), run.train[field], color=colour, linewidth=1.1)
+                axes.plot(run.x(run.train, x), run.train[field], color=colour, linewidth=1.1)
         _finish(axes, x_label=_X_LABELS[x], y_label=_PANELS[field], log_x=log_x, log_y=False)
         axes.set_ylim(bottom=0)
+        axes.set_xlim(main.get_xlim())
+        if not log_x:
+            axes.locator_params(axis="x", nbins=5)
     return figure
 
 
@@ -213,10 +215,6 @@ def _check_fields(run: RunLog, y: str, x: XAxis) -> None:
         raise ConfigError(f"--x {x}: not in the log of {run.name}, which was written without it; use --x {UPDATE}")
 
 
-def _scaled(values: NDArray[np.float64], axis: XAxis) -> NDArray[np.float64]:
-    return values / _SECONDS_PER_HOUR if axis == "seconds" else values
-
-
 def _colours(count: int) -> list[str]:
     return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
 
@@ -224,10 +222,10 @@ def _colours(count: int) -> list[str]:
 def _draw_run(axes: Any, run: RunLog, y: str, x: XAxis, colour: str) -> None:
     """Draw training as a thin pale line, validation as a strong one with a dot at each."""
     if y in run.train:
-        axes.plot(_scaled(run.x(run.train, x), x), run.train[y], color=colour, **_TRAINING)
+        axes.plot(run.x(run.train, x), run.train[y], color=colour, **_TRAINING)
     if y in run.valid:
         style = _VALIDATION if len(run.valid[UPDATE]) <= _MOST_DOTS else {"linewidth": _VALIDATION["linewidth"]}
-        axes.plot(_scaled(run.x(run.valid, x), x), run.valid[y], color=colour, **style)
+        axes.plot(run.x(run.valid, x), run.valid[y], color=colour, **style)
 
 
 def _add_legend(axes: Any, runs: Sequence[RunLog], y: str) -> None:
@@ -256,7 +254,7 @@ def _finish(axes: Any, *, x_label: str, y_label: str, log_x: bool, log_y: bool) 
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    if x_label != _X_LABELS["seconds"]:
+    if x_label != _X_LABELS["hours"]:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if y_label == _PANELS["tokens_per_s"]:
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))

@@ -149,8 +149,9 @@ def _confusion(predictions: Sequence[Prediction]) -> str:
     """Return the confusion matrix of classes: a row for each right one, a column for each predicted one."""
     pairs = Counter((p.answer, p.prediction) for p in predictions if isinstance(p.answer, str))
     names = sorted({str(name) for pair in pairs for name in pair})
-    if not 1 < len(names) <= _MOST_CLASSES or any(p.probabilities is None for p in predictions):
-        return ""
+    classes = {tuple(p.probabilities or ()) for p in predictions}
+    if len(classes) > 1 or not set(names) <= set(*classes) or not 1 < len(names) <= _MOST_CLASSES:
+        return ""  # numbers, several classes at once, or answers that each example has for itself
     rows = [[f"**{right}**", *(str(pairs[right, found]) for found in names)] for right in names]
     return "## Confusion\n\nRows are the right answers, columns the predicted ones.\n\n" + _table(["", *names], rows)
 
@@ -173,10 +174,11 @@ def _number(value: str | float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|")
+    flat = " ".join(text.split())
     return flat if len(flat) <= _TEXT else flat[: _TEXT - 1] + "…"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

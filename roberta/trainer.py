@@ -11,7 +11,7 @@ import math
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from roberta.checkpoint import native
 from roberta.checkpoint.folders import write_json
 from roberta.data.batching import Epochs, batches
 from roberta.data.tokenizer import Tokenizer
-from roberta.distributed import join_world, parallelise, sharded_like, synchronise_gradients, whole
+from roberta.distributed import forget_gathered, join_world, parallelise, sharded_like, synchronise_gradients, whole
 from roberta.errors import (
     CheckpointError,
     ConfigError,
@@ -37,7 +37,7 @@ from roberta.errors import (
 )
 from roberta.interruption import Interruption
 from roberta.layout import Batch
-from roberta.logs import Logs, forget_after
+from roberta.logs import LOG, Logs, forget_after
 from roberta.meter import Meter
 from roberta.optim.averaging import WeightAverage
 from roberta.optim.groups import freeze
@@ -53,10 +53,11 @@ from roberta.versions import versions
 
 logger = logging.getLogger(__name__)
 
-LOG = "log.jsonl"
 RUN = "run.json"
 
 _SECONDS_PER_HOUR = 3600.0
+_HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
+_STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
 _AVERAGE = "average"  # of the weights, among the optimizer's tensors of a checkpoint
 
 
@@ -129,10 +130,11 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.named_parameters())
         self.average = WeightAverage(self.model.named_parameters(), config.ema_decay) if config.ema_decay else None
         self.loss_scale = LossScale() if config.precision == "fp16" else None
-        self.schedule: Schedule = SCHEDULES.build(recipe.schedule, self.max_update)
+        self.schedule = self._schedule(self.max_update, None)
         self.position = Position()
         self.meter = Meter()
         self.epoch_is_over = False
+        self.has_warned_of_chance = False
         self.grad_norms: list[tuple[Tensor, tuple[int, ...]]] = []  # since the last log record, with the samples
 
     def train(self) -> dict[str, float]:
@@ -260,6 +262,15 @@ class Trainer:
         """The number of the update that ends the run."""
         return self.max_update if self.position.end is None else min(self.position.end, self.max_update)
 
+    def _schedule(self, max_update: int, end: int | None) -> Schedule:
+        """Return the learning rates of a run planned for `max_update`; the decay of wsd is over when its time is."""
+        config = self.recipe.schedule
+        if end is not None and isinstance(config, WarmupStableDecayConfig):
+            config = dataclasses.replace(config, warmup_ratio=0.0, warmup_updates=config.warmup(max_update))
+            max_update = min(end, max_update)
+        schedule: Schedule = SCHEDULES.build(config, max_update)
+        return schedule
+
     def _keep_time(self, seconds: float) -> None:
         """Fix the last update of a run whose time runs out; with wsd, early enough for the decay to be made in time."""
         position, config = self.position, self.config
@@ -267,11 +278,11 @@ class Trainer:
         if config.max_hours is None or position.end is not None:
             return
         left = config.max_hours * _SECONDS_PER_HOUR - position.seconds
-        if isinstance(self.recipe.schedule, WarmupStableDecayConfig):
-            decay = self.recipe.schedule.decay_updates
-            if left <= decay * position.seconds / position.num_updates:
-                position.end = position.num_updates + decay
-                self.schedule = SCHEDULES.build(self.recipe.schedule, self.last_update)
+        schedule = self.recipe.schedule
+        if isinstance(schedule, WarmupStableDecayConfig) and position.num_updates >= schedule.warmup(self.max_update):
+            if left <= schedule.decay_updates * position.seconds / position.num_updates:
+                position.end = position.num_updates + schedule.decay_updates
+                self.schedule = self._schedule(self.max_update, position.end)
         elif left <= 0.0:
             position.end = position.num_updates
 
@@ -288,7 +299,7 @@ class Trainer:
         return self.config.patience is not None and self.position.validations_since_best >= self.config.patience
 
     def _evaluate(self) -> dict[str, float]:
-        with nullcontext() if self.average is None else self.average.applied():
+        with self._averaged():
             metrics = evaluate(
                 self.forward,
                 self.criterion,
@@ -299,6 +310,16 @@ class Trainer:
                 world=self.world,
             )
         return {"num_updates": self.position.num_updates, **metrics}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the average of the weights, where there is one, in their place while the block runs."""
+        if self.average is None:
+            yield
+            return
+        with self.average.applied():
+            yield
+        forget_gathered(self.model)
 
     def _validate(self, logs: Logs) -> dict[str, float]:
         with self.meter.paused():
@@ -335,7 +356,7 @@ class Trainer:
             "epoch": position.epoch,
             **self.meter.read(self.criterion, self.world),
             "lr": self.schedule(done - 1),
-            "gnorm": self.grad_norms[-1][0].item() if self.grad_norms else math.nan,
+            **({"gnorm": self.grad_norms[-1][0].item()} if self.grad_norms else {}),
             "skipped": position.num_skipped,
             "hours": seconds / _SECONDS_PER_HOUR,
             "hours_left": (self.last_update - done) * seconds / done / _SECONDS_PER_HOUR,
@@ -343,10 +364,29 @@ class Trainer:
         }
         self.grad_norms.clear()
         if self.world.is_main:
+            self._warn_of_chance(record)
             logs.write("train", record)
             bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "lr", "tokens_per_s") if name in record})
             if bar.disable:
                 logger.info("train %s", _summary(record))
+
+    def _warn_of_chance(self, record: dict[str, float]) -> None:
+        """Say it, once, where a good part of the run has not brought the training accuracy above guessing."""
+        chance = self.train_samples.chance
+        is_late = self.position.num_updates >= _HOPEFUL * self.last_update
+        if chance is None or "accuracy" not in record or not is_late or self.has_warned_of_chance:
+            return
+        margin = _STANDARD_ERRORS * math.sqrt(chance * (1.0 - chance) / record["num_targets"])
+        if record["accuracy"] <= chance + margin:
+            self.has_warned_of_chance = True
+            logger.warning(
+                "update %d of %d: the training accuracy of %.3f is not above chance (%.3f); if it stays there, start "
+                "again with another --seed, a lower --lr or a longer warm-up",
+                self.position.num_updates,
+                self.last_update,
+                record["accuracy"],
+                chance,
+            )
 
     def _open_run(self) -> None:
         save_dir = self.config.save_dir
@@ -413,7 +453,7 @@ class Trainer:
             weights, optimizer = self._weights(), self._optimizer_tensors()
             progress = {
                 **dataclasses.asdict(self.position),
-                "max_update": self.last_update,
+                "max_update": self.max_update,
                 "data": self._data_fingerprint(),
                 "optimizer": [_without_params(group) for group in self.optimizer.param_groups],
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
@@ -427,7 +467,7 @@ class Trainer:
 
     def _save_best(self) -> None:
         """Write the model alone, as it was validated, in the place of the best one so far."""
-        with nullcontext() if self.average is None else self.average.applied():
+        with self._averaged():
             weights = self._weights()
             if self.world.is_main:
                 native.save(self.config.save_dir / native.BEST, self.model, self.task.tokenizer, weights=weights)
@@ -443,11 +483,8 @@ class Trainer:
         if progress.pop("data") != self._data_fingerprint():
             raise DataError(f"{folder}: the run was trained on other data than {self.recipe.task}; resume with its own")
         groups, loss_scale, max_update = (progress.pop(name) for name in ("optimizer", "loss_scale", "max_update"))
-        if options["trainer"]["max_hours"] != self.config.max_hours:
-            progress["end"] = None
         self.position = Position(**progress)
-        self.schedule = SCHEDULES.build(self.recipe.schedule, self.last_update)
-        self._check_schedule(max_update, self.position.num_updates)
+        self._plan_anew(max_update, has_other_hours=options["trainer"]["max_hours"] != self.config.max_hours)
         if self.loss_scale is not None:
             self.loss_scale = LossScale(**loss_scale)
         parameters = dict(self.model.named_parameters())
@@ -464,13 +501,28 @@ class Trainer:
         for group, saved in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(saved)
 
-    def _check_schedule(self, old_max_update: int, num_updates: int) -> None:
-        """Refuse a new --max-update that would have meant other learning rates in the updates already made."""
-        old: Schedule = SCHEDULES.build(self.recipe.schedule, old_max_update)
-        if any(old(n) != self.schedule(n) for n in range(num_updates)):
+    def _plan_anew(self, old_max_update: int, *, has_other_hours: bool) -> None:
+        """Say when a resumed run ends.
+
+        Raises:
+            ConfigError: a new end would have meant other learning rates in the updates already made.
+        """
+        config, position, old_end = self.config, self.position, self.position.end
+        if has_other_hours:
+            position.end = None
+        self.max_update = position.num_updates + self.epochs.total_updates(
+            max_update=None if config.max_update is None else config.max_update - position.num_updates,
+            max_epoch=config.max_epoch,
+            epoch=position.epoch,
+            start=position.next_batch,
+        )
+        self.schedule = self._schedule(self.max_update, position.end)
+        old = self._schedule(old_max_update, old_end)
+        if any(old(n) != self.schedule(n) for n in range(position.num_updates)):
+            old_last = old_max_update if old_end is None else min(old_end, old_max_update)
             raise ConfigError(
-                f"the run was to end after update {old_max_update}, now {self.last_update}, and the learning rates up "
-                f"to update {num_updates} follow from it; resume with the old --max-update (or --max-epoch, "
+                f"the run was to end after update {old_last}, now {self.last_update}, and the learning rates up "
+                f"to update {position.num_updates} follow from it; resume with the old --max-update (or --max-epoch, "
                 "--max-hours), or start with --total-num-update next time"
             )
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,15 @@ DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best check
   wsc winogrande  pronouns: SuperGLUE's WSC, and WinoGrande
 
 Every set has the hyper-parameters that were published for it; options change them. With several --seeds or --lr
-there is a run for each combination. In the end the folder holds the best model, predictions, report.md and
-report.json."""
+there is a run for each combination. In the end the folder (runs/DATA_SET, or --save-dir) holds the best model,
+predictions, report.md and report.json."""
 
-EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large --save-dir runs/rte
+EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large
   roberta-finetune sst2 glue_data/SST-2 --init roberta.base --save-dir runs/sst2 --seeds 1 2 3 --lr 1e-5 2e-5 3e-5
   roberta-finetune table reviews.csv --text-columns title body --label-column stars --save-dir runs/reviews"""
 
 RECIPES = Path(__file__).with_name("recipes")
+RUNS = Path("runs")  # where a run's folder is, named as its data set, if --save-dir does not say
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
@@ -45,10 +47,13 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     from roberta.recipe import Recipe, TrainerConfig
     from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
 
-    places = [argument for argument in argv[:2] if not argument.startswith(("-", "@"))]
+    places = list(takewhile(lambda argument: not argument.startswith(("-", "@")), argv[:2]))
     name = places[0] if places else None
-    recipes = [] if name is None else [_recipe("finetuning"), _recipe(name)]
-    arguments = [*places, *recipes, *argv[len(places) :]]
+    recipes = [] if name is None else [f"--save-dir={RUNS / name}", _recipe("finetuning"), _recipe(name)]
+    options = argv[len(places) :]
+    if "--warmup-updates" in options and "--warmup-ratio" not in options:
+        recipes.append("--warmup-ratio=0")  # the recipe's, which the number of updates replaces
+    arguments = [*places, *recipes, *options]
     choice, _ = _parser(add_help=False).parse_known_args(arguments)
     load_user_module(choice.user_module)
     the_set = data_set(name or "table")

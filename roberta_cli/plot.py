@@ -22,7 +22,7 @@ class PlotConfig:
     """Options of roberta-plot."""
 
     y: str = option("loss", help="field of the log to draw, such as loss, nats, ppl, gnorm or accuracy")
-    x: Literal["num_updates", "tokens", "seconds"] = option("num_updates", help="what to draw it over")
+    x: Literal["num_updates", "tokens", "hours"] = option("num_updates", help="what to draw it over")
     output: Path = option(Path("curves.png"), help="file to write: .png, .svg or .pdf")
     log_x: bool = option(False, help="logarithmic x axis")
     log_y: bool = option(False, help="logarithmic y axis")

@@ -4,6 +4,9 @@ from typing import Any
 
 import torch
 
+from roberta.bpe import GPT2BPE
+from roberta.data.dictionary import Dictionary
+from roberta.data.tokenizer import Tokenizer
 from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -30,3 +33,9 @@ def fairseq_batch(sample: dict[str, Any]) -> Batch:
     packed_targets = targets[is_token]
     select = (packed_targets != 1).nonzero().squeeze(1)
     return Batch(tokens[is_token], layout, select, packed_targets[select], len(select), tuple(range(len(tokens))))
+
+
+def make_byte_tokenizer() -> Tokenizer:
+    """Build a tokenizer whose symbols are the 256 bytes: small models, whose checkpoints are written in no time."""
+    bpe = GPT2BPE([])
+    return Tokenizer(bpe, Dictionary(bpe.symbols, [1] * len(bpe.symbols)))

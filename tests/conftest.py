@@ -8,7 +8,7 @@ import pytest
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.sample import sample_corpus
 from roberta.models.roberta import RobertaConfig, RobertaModel
-from tests.builders import make_tiny_model
+from tests.builders import make_byte_tokenizer, make_tiny_model
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +50,26 @@ def data_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess(
         PreprocessConfig(
             trainpref=(folder / "train.txt",), validpref=(folder / "valid.txt",), destdir=folder / "data-bin"
+        )
+    )
+    return folder / "data-bin"
+
+
+@pytest.fixture(scope="session")
+def byte_data_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a binarised corpus whose tokens are bytes: a model of it takes milliseconds to train and to save."""
+    folder = tmp_path_factory.mktemp("byte-data-bin")
+    (folder / "vocab").mkdir()
+    make_byte_tokenizer().save(folder / "vocab")
+    for split, characters in (("train", 1500), ("valid", 500)):
+        (folder / f"{split}.txt").write_text(sample_corpus(split)[:characters], encoding="utf-8")
+    preprocess(
+        PreprocessConfig(
+            trainpref=(folder / "train.txt",),
+            validpref=(folder / "valid.txt",),
+            destdir=folder / "data-bin",
+            vocab=folder / "vocab",
+            workers=1,
         )
     )
     return folder / "data-bin"

@@ -20,22 +20,27 @@ from roberta.errors import CheckpointError, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
 
+_REPLACED = "-replaced"
+_MAX_JSON_BYTES = 2**26  # the state of a run takes some kB
+
 
 @contextmanager
-def replacing(folder: Path, marker: str) -> Iterator[Path]:
+def replacing(folder: Path, marker: str, *, num_bytes: int = 0) -> Iterator[Path]:
     """Give an empty folder to write to, which then takes the place of `folder`.
 
-    What was there is deleted: an empty folder, or a checkpoint, which a file named `marker` in it shows.
+    What was there is deleted: an empty folder, or a checkpoint, which a file named `marker` in it shows. `num_bytes`
+    is what will be written at least; without so much free space nothing is.
 
     Raises:
         StorageError: the folder can't be written, or something else is there; what was there stays.
     """
     folder = folder.resolve()  # a link stays, and what it points to is replaced
-    temporary = folder.parent / f"{TEMPORARY_PREFIX}{folder.name}-{uuid.uuid4().hex}"
-    replaced = temporary.with_name(temporary.name + "-replaced")
+    temporary = _temporary(folder)
+    replaced = temporary.with_name(temporary.name + _REPLACED)
     try:
         _check_ours(folder, marker)
         temporary.mkdir(parents=True)
+        _check_space(temporary, folder, num_bytes)
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
             _sync(path)
@@ -52,6 +57,25 @@ def replacing(folder: Path, marker: str) -> Iterator[Path]:
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder in one step: it has another name before its first file goes, and is never a half one."""
+    doomed = folder.rename(_temporary(folder))
+    shutil.rmtree(doomed, ignore_errors=True)  # what stays is swept the next time
+
+
+def sweep(parent: Path) -> None:
+    """Delete what writing and deleting that were broken off left in a folder.
+
+    What had been moved away, without anything in its place yet, comes back.
+    """
+    for leftover in parent.glob(TEMPORARY_PREFIX + "*"):
+        name = leftover.name.removeprefix(TEMPORARY_PREFIX).removesuffix(_REPLACED).rpartition("-")[0]
+        if leftover.name.endswith(_REPLACED) and not (parent / name).exists():
+            leftover.rename(parent / name)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -75,6 +99,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, can't be read, or holds something else.
     """
     try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: more than {_MAX_JSON_BYTES} bytes; no checkpoint has such a file")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing; the folder is not a checkpoint, or its writing was cut off") from error
@@ -83,6 +109,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
     return values
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f"{TEMPORARY_PREFIX}{folder.name}-{uuid.uuid4().hex}")
+
+
+def _check_space(place: Path, folder: Path, num_bytes: int) -> None:
+    free = shutil.disk_usage(place).free
+    if free < num_bytes:
+        raise StorageError(
+            f"can't write checkpoint {folder}: it takes {num_bytes} bytes, and {free} are free; free some space or "
+            "choose another folder"
+        )
 
 
 def _check_ours(folder: Path, marker: str) -> None:

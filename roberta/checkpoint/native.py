@@ -10,8 +10,6 @@
 A folder is there whole or not at all.
 """
 
-import hashlib
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,15 +22,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from roberta.checkpoint.assembly import assemble
-from roberta.checkpoint.folders import TEMPORARY_PREFIX, read_json, replacing, write_json, write_tensors
+from roberta.checkpoint.folders import discard, read_json, replacing, sweep, write_json, write_tensors
 from roberta.config import from_json, to_json
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError
+from roberta.manifest import MANIFEST, check_content, listed
+from roberta.manifest import write as write_manifest
 from roberta.models.roberta import RobertaModel
 from roberta.registry import HEADS, MODELS
 
 FORMAT_VERSION = 1
-MANIFEST = "MANIFEST.json"
 CONFIG, STATE = "config.json", "state.json"
 TENSORS = ".safetensors"
 MODEL, OPTIMIZER = f"model{TENSORS}", f"optimizer{TENSORS}"
@@ -105,7 +104,7 @@ def verify(folder: Path) -> None:
         CheckpointError: the manifest is missing or unreadable, or a file is missing, cut or changed.
     """
     for path, sha256 in _listed(folder).items():
-        _check_content(path, sha256)
+        check_content(path, sha256, CheckpointError)
 
 
 def save(
@@ -122,28 +121,33 @@ def save(
     Raises:
         StorageError: the folder can't be written, or holds other things than a checkpoint.
     """
-    with replacing(folder, MANIFEST) as temporary:
-        _write_files(temporary, model, tokenizer, training, weights or model.state_dict())
+    weights = weights or model.state_dict()
+    tensors = [*weights.values(), *(training.optimizer.values() if training else ())]
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    with replacing(folder, MANIFEST, num_bytes=num_bytes) as temporary:
+        _write_files(temporary, model, tokenizer, training, weights)
         _write_manifest(temporary)
 
 
 def forget_after(run_dir: Path, num_updates: int) -> None:
-    """Delete the checkpoint folders after an update, which a run that goes on from there found to be damaged."""
+    """Clean the folder of a run that goes on from an update: later checkpoints, found damaged, and leftovers go."""
+    sweep(run_dir)
     for folder in steps(run_dir):
         if _num_updates(folder) > num_updates:
-            shutil.rmtree(folder)
+            discard(folder)
 
 
 def prune(run_dir: Path, keep: int, keep_interval_updates: int | None = None) -> None:
-    """Delete all but the newest `keep` checkpoint folders of a run, and what broken-off writing left behind.
+    """Delete the checkpoint folders of a run before the newest `keep` whole ones, and what broken-off writing left.
 
     Those after a multiple of `keep_interval_updates` stay too.
     """
-    for folder in steps(run_dir)[:-keep]:
+    folders = steps(run_dir)
+    kept = [folder for folder in folders if _is_whole(folder)][-keep:]
+    for folder in folders[: folders.index(kept[0])] if kept else []:
         if keep_interval_updates is None or _num_updates(folder) % keep_interval_updates:
-            shutil.rmtree(folder)
-    for folder in run_dir.glob(TEMPORARY_PREFIX + "*"):
-        shutil.rmtree(folder)
+            discard(folder)
+    sweep(run_dir)
 
 
 def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> Checkpoint:
@@ -160,11 +164,12 @@ def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> 
     files = _listed(folder)
     tensors = {path: files.pop(path) for path in list(files) if path.suffix == TENSORS}
     for path, sha256 in files.items():
-        _check_content(path, sha256)
+        check_content(path, sha256, CheckpointError)
     if not training:
         tensors.pop(folder / OPTIMIZER, None)
     with ThreadPoolExecutor() as pool:  # the tokenizer takes as long to read as half a GB to check
-        checks = [pool.submit(_check_content, *item) for item in tensors.items()] if check_tensors else []
+        checked = tensors.items() if check_tensors else ()
+        checks = [pool.submit(check_content, *item, CheckpointError) for item in checked]
         try:
             return _read(folder, training=training)
         finally:
@@ -200,25 +205,18 @@ def _num_updates(folder: Path) -> int:
 
 def _listed(folder: Path) -> dict[Path, str]:
     """Return the sha256 of each file in the manifest, checked to be there and to have the right size."""
-    files = read_json(folder / MANIFEST).get("files")
-    if not isinstance(files, dict) or CONFIG not in files or MODEL not in files:
+    files = listed(folder, CheckpointError)
+    if not files.keys() >= {folder / CONFIG, folder / MODEL}:
         raise CheckpointError(f"{folder / MANIFEST}: lists no checkpoint files; restore the folder from a copy")
-    for name, entry in files.items():
-        path = folder / name
-        if not isinstance(entry, dict) or not entry.keys() >= {"bytes", "sha256"}:
-            raise CheckpointError(f"{folder / MANIFEST}: no bytes or sha256 of {name}; restore the folder from a copy")
-        if Path(name).name != name or not path.is_file():
-            raise CheckpointError(f"{path}: listed in {MANIFEST} but missing; restore the folder from a copy")
-        if path.stat().st_size != entry["bytes"]:
-            raise CheckpointError(
-                f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {entry['bytes']}; the file is cut"
-            )
-    return {folder / name: entry["sha256"] for name, entry in files.items()}
+    return files
 
 
-def _check_content(path: Path, sha256: str) -> None:
-    if _sha256(path) != sha256:
-        raise CheckpointError(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
+def _is_whole(folder: Path) -> bool:
+    try:
+        _listed(folder)
+    except CheckpointError:
+        return False
+    return True
 
 
 def describe(registry: Any, config: Any) -> dict[str, Any]:
@@ -261,12 +259,4 @@ def _write_files(
 
 
 def _write_manifest(folder: Path) -> None:
-    files = {}
-    for path in sorted(folder.iterdir()):
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    write_json(folder / MANIFEST, {"version": FORMAT_VERSION, "files": files})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_manifest(folder, sorted(path.name for path in folder.iterdir()))

@@ -68,6 +68,8 @@ class SentencePredictionLoss:
         if targets.is_floating_point():
             if targets.ndim == 2:
                 loss = F.binary_cross_entropy_with_logits(outputs, targets, self._weights(outputs), reduction="sum")
+            elif self.config.class_weights is not None:
+                raise ConfigError("--class-weights are for classes, and the labels are numbers; leave them out")
             else:
                 loss = F.mse_loss(outputs.squeeze(1), targets, reduction="sum")
             return loss, {"loss": loss.detach()}

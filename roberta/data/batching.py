@@ -76,16 +76,17 @@ class Epochs:
     world_size: int = 1
     rank: int = 0
 
-    def num_updates(self, epoch: int) -> int:
-        """Return how many updates an epoch has."""
+    def num_updates(self, epoch: int, start: int = 0) -> int:
+        """Return how many updates an epoch has from batch `start` on."""
         _, offsets = self._batches(epoch)
-        return -(-(len(offsets) - 1) // self._batches_per_update(epoch))
+        return -(-(len(offsets) - 1 - start) // self._batches_per_update(epoch))
 
-    def total_updates(self, *, max_update: int | None, max_epoch: int | None) -> int:
-        """Return the updates of a run that these limit, one of which is given."""
+    def total_updates(self, *, max_update: int | None, max_epoch: int | None, epoch: int = 1, start: int = 0) -> int:
+        """Return the updates of a run from batch `start` of an epoch on that these limit, one of which is given."""
         limits = [] if max_update is None else [max_update]
         if max_epoch is not None:
-            limits.append(sum(self.num_updates(epoch) for epoch in range(1, max_epoch + 1)))
+            first = self.num_updates(epoch, start) if epoch <= max_epoch else 0
+            limits.append(first + sum(self.num_updates(later) for later in range(epoch + 1, max_epoch + 1)))
         return min(limits)
 
     def updates(self, epoch: int, start: int = 0) -> Iterator[tuple[int, bool, list[NDArray[np.int64] | None]]]:

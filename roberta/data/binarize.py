@@ -16,14 +16,17 @@ from typing import Any
 from roberta.config import option
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.encoding import PieceEncoder, Workers
-from roberta.data.indexed import idx_path
+from roberta.data.indexed import bin_path, idx_path
 from roberta.data.splits import Counts, SplitWriter, share_out, write_all
 from roberta.data.stream import shard_name
 from roberta.data.text import PIECE_BYTES, STANDARD_INPUT, Piece, identity, read_pieces, text_size
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint, train_tokenizer
-from roberta.errors import ConfigError, DataError
+from roberta.errors import ConfigError, DataError, StorageError
 from roberta.files import write_text
+from roberta.locking import locked
+from roberta.manifest import MANIFEST, listed
+from roberta.manifest import write as write_manifest
 from roberta.progress import progress_bar
 
 Progress = Callable[[int], object]  # called with the bytes of text done since the last call

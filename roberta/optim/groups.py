@@ -4,7 +4,7 @@ A group carries `lr_scale`; the trainer sets its `lr` to the schedule's rate tim
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,11 @@ def parameter_groups(config: GroupsConfig, parameters: NamedParameters) -> list[
     return [{"params": members, "lr_scale": scale, "weight_decay": decay} for (scale, decay), members in groups.items()]
 
 
-def freeze(model: nn.Module, parts: Iterable[str]) -> None:
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
     """Keep parameters as they are: those of the given names, and of the modules of the given names.
 
     Raises:
-        ConfigError: a part is not in the model; the message names the nearest one.
+        ConfigError: a part is not in the model, whose message names the nearest one; or nothing is left to train.
     """
     for part in parts:
         found = [value for name, value in model.named_parameters() if name == part or name.startswith(part + ".")]
@@ -63,6 +63,8 @@ def freeze(model: nn.Module, parts: Iterable[str]) -> None:
             raise ConfigError(f"--freeze {part}: the model has no such part; {choices(part, names)}")
         for parameter in found:
             parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"--freeze {' '.join(parts)}: nothing is left to train; freeze less")
 
 
 def _depth(name: str) -> int | None:

@@ -69,18 +69,10 @@ class SentencePredictionTaskConfig(TableFormat):
             raise ConfigError(f"--data-layout {self.data_layout}; {choices(self.data_layout, LAYOUTS)}")
         if self.metric is not None and self.metric not in METRICS:
             raise ConfigError(f"--metric {self.metric}; {choices(self.metric, METRICS)}")
-        if self.metric is not None and self.metric not in self.metrics:
-            raise ConfigError(f"--metric {self.metric} does not fit the labels; {choices(self.metric, self.metrics)}")
         if not 0.0 < self.valid_fraction < 1.0:
             raise ConfigError(f"--valid-fraction is {self.valid_fraction}; it must lie between 0 and 1")
         if self.tokens_per_sample < 4:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; a pair takes at least 4")
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics of the data, that of the option or else of the set first."""
-        own = GLUE[self.data_layout].metrics if self.data_layout in GLUE else METRICS_OF_KIND[self.kind]
-        return own if self.metric is None else (self.metric, *(name for name in own if name != self.metric))
 
 
 class LabelledTexts(Samples):
@@ -98,6 +90,7 @@ class LabelledTexts(Samples):
         self.sequences = [np.array(sequence, dtype=np.int32) for sequence in sequences]
         self.sizes = np.array(list(map(len, sequences)), dtype=np.int64)
         self.targets = torch.from_numpy(_targets(examples, head))  # (N,) or (N, K)
+        self.chance = _largest_share(self.targets)
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return these samples; their targets are (B,) classes, (B,) numbers from 0 to 1, or (B, K) flags."""
@@ -156,6 +149,7 @@ class SentencePredictionTask(Task):
             raise VocabError(f"{config.data}: its dictionary is not the model's; binarise with the model's dict.txt")
         self._train = self._read_train()
         self._head = _head_of(self._train, config)
+        self._metrics = _metrics_of(self._head, config)
 
     def head_config(self, model: Any) -> ClassificationHeadConfig | RegressionHeadConfig:
         """Return the config of the head: the names of the classes, or the scale of the numbers."""
@@ -194,8 +188,8 @@ class SentencePredictionTask(Task):
     def _samples(self, split: str, examples: Sequence[Example], sequences: Sequence[Sequence[int]]) -> LabelledTexts:
         if self.config.data_layout in GLUE:
             name, split = (AX, "test") if split == AX else (self.config.data_layout, split)
-            return GlueTexts(name, split, examples, sequences, self._head, self.config.metrics)
-        return LabelledTexts(examples, sequences, self._head, self.config.metrics)
+            return GlueTexts(name, split, examples, sequences, self._head, self._metrics)
+        return LabelledTexts(examples, sequences, self._head, self._metrics)
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[Sequence[int]]]:
         """Return the tokens of each text of each example; texts are encoded all at once."""
@@ -218,6 +212,11 @@ class SentencePredictionTask(Task):
     def _split(self, split: str) -> Sequence[Example]:
         if split in ("train", "valid") and self._holds_out():
             is_valid = _held_out(len(self._train), self.config.valid_fraction)
+            if is_valid.all():
+                raise DataError(
+                    f"{self._train[0].source}: this one example can't be both trained on and held out for validation; "
+                    "add examples, or a validation split"
+                )
             return [example for example, held in zip(self._train, is_valid, strict=True) if held == (split == "valid")]
         return self._train if split == "train" else self._read(split)
 
@@ -306,6 +305,30 @@ def _head_of(examples: Sequence[Example], config: SentencePredictionTaskConfig) 
     return ClassificationHeadConfig(
         num_classes=len(found), labels=found, multi_label=several, dropout=config.pooler_dropout
     )
+
+
+def _metrics_of(head: Any, config: SentencePredictionTaskConfig) -> tuple[str, ...]:
+    """Return the metrics of the data, that of the option or else of the set first.
+
+    Raises:
+        ConfigError: that of the option is for labels of another kind.
+    """
+    several = not isinstance(head, RegressionHeadConfig) and head.multi_label
+    kind = "regression" if isinstance(head, RegressionHeadConfig) else "multi_label" if several else "classification"
+    own = GLUE[config.data_layout].metrics if config.data_layout in GLUE else METRICS_OF_KIND[kind]
+    if config.metric is None:
+        return own
+    fitting = (*own, *METRICS_OF_KIND[kind], *(["f1"] if kind == "classification" and head.num_classes == 2 else []))
+    if config.metric not in fitting:
+        raise ConfigError(f"--metric {config.metric} does not fit the labels; {choices(config.metric, set(fitting))}")
+    return (config.metric, *(name for name in own if name != config.metric))
+
+
+def _largest_share(targets: torch.Tensor) -> float | None:
+    """Return the accuracy of always guessing the most frequent class; None where targets are not single classes."""
+    if targets.is_floating_point():
+        return None
+    return targets.bincount().max().item() / len(targets)
 
 
 def _compared(head: Any, rows: NDArray[np.float32], targets: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,0 +1,79 @@
+"""What files of a folder must be like: MANIFEST.json has the bytes and the sha256 of each.
+
+Of checkpoints and of binarised corpora; neither formats in themselves notice a flipped bit.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from roberta.errors import RobertaError
+from roberta.files import write_text
+
+MANIFEST = "MANIFEST.json"
+
+_VERSION = 1
+_MAX_BYTES = 2**24  # of a manifest; a thousand files take 0.1 MB
+_REMEDY = "restore the folder from a copy"
+
+
+def write(folder: Path, names: Iterable[str]) -> None:
+    """Write down the sizes and sums of these files, as they now are on the disk.
+
+    Raises:
+        StorageError: the manifest can't be written.
+    """
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    write_text(folder / MANIFEST, json.dumps({"version": _VERSION, "files": files}, indent=2) + "\n")
+
+
+def listed(folder: Path, error: type[RobertaError]) -> dict[Path, str]:
+    """Return the sha256 that each file of a manifest must have; the files are checked to be there in their sizes.
+
+    Raises:
+        error: the manifest is missing or makes no sense, or a file is missing or of another size.
+    """
+    files = _read(folder / MANIFEST, error).get("files")
+    if not isinstance(files, dict):
+        raise error(f"{folder / MANIFEST}: lists no files; {_REMEDY}")
+    for name, entry in files.items():
+        path = folder / name
+        if not isinstance(entry, dict) or not entry.keys() >= {"bytes", "sha256"}:
+            raise error(f"{folder / MANIFEST}: no bytes or sha256 of {name}; {_REMEDY}")
+        if Path(name).name != name or not path.is_file():
+            raise error(f"{path}: listed in {MANIFEST} but missing; {_REMEDY}")
+        if path.stat().st_size != entry["bytes"]:
+            raise error(f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {entry['bytes']}; the file is cut")
+    return {folder / name: entry["sha256"] for name, entry in files.items()}
+
+
+def check_content(path: Path, expected: str, error: type[RobertaError]) -> None:
+    """Compare the contents of a file with its sum.
+
+    Raises:
+        error: they differ.
+    """
+    if sha256(path) != expected:
+        raise error(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, error: type[RobertaError]) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise error(f"{path}: more than {_MAX_BYTES} bytes; {_REMEDY}")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise error(f"{path}: missing; the writing of the folder was cut off, or it never had one") from cause
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path}: can't be read: {cause}; {_REMEDY}") from cause
+    if not isinstance(values, dict):
+        raise error(f"{path}: expected an object, found {type(values).__name__}; {_REMEDY}")
+    return values

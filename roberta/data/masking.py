@@ -28,9 +28,9 @@ _RANK_BITS, _POSITION_BITS = 24, 20
 class MaskingConfig:
     """How many tokens are chosen, in which units, and what the model sees in their place."""
 
-    mask_prob: float = option(0.15, help="share of tokens that are chosen as targets")
+    mask_prob: float = option(0.15, help="share of tokens that are chosen as targets; in validation the default")
     mask_prob_by_epoch: tuple[float, ...] = option(
-        (), help="the share in epochs 1, 2, ... of training; --mask-prob holds after them, and for validation"
+        (), help="the share in epochs 1, 2, ... of training; --mask-prob holds after them"
     )
     leave_unmasked_prob: float = option(0.1, help="share of the chosen tokens that stay as they are")
     random_token_prob: float = option(0.1, help="share of the chosen tokens that become a random token")

@@ -59,6 +59,7 @@ class MaskedLMTaskConfig(MaskingConfig):
 class MaskedBlocks(Samples):
     """Blocks of a token stream, each after a `<s>`.
 
+    masking: how they are masked, where that is not as the config says.
     languages: how many parts of the stream belong to each language, where they are to be resampled.
     """
 
@@ -67,11 +68,12 @@ class MaskedBlocks(Samples):
         stream: ConcatStream,
         tokenizer: Tokenizer,
         config: MaskedLMTaskConfig,
+        masking: MaskingConfig | None = None,
         languages: Sequence[int] | None = None,
     ) -> None:
         self.stream = stream
         self.bos = [tokenizer.dictionary.bos]
-        self.mask = Masker.of(config, tokenizer)
+        self.mask = Masker.of(masking or config, tokenizer)
         block_size = config.tokens_per_sample - 1
         parts = [
             blocks(part.sizes, config.sample_break_mode, block_size) + offset  # no block holds tokens of two parts
@@ -139,14 +141,19 @@ class MaskedLMTask(Task):
     def samples(self, split: str) -> MaskedBlocks:
         """Return the blocks of a split of all folders; of `train`, those of all shards.
 
+        Other splits are masked by the defaults, 15 % of single tokens, so that runs compare however they are trained.
+
         Raises:
             ConfigError: the masking needs counts that the dictionary has not.
             DataError: the split is missing, damaged or empty.
         """
         languages = [open_split([folder], split).parts for folder in self.folders]
         stream = ConcatStream([part for parts in languages for part in parts])
-        counts = [len(parts) for parts in languages] if split == "train" else None
-        samples = MaskedBlocks(stream, self.tokenizer, self.config, counts)
+        if split == "train":
+            counts = [len(parts) for parts in languages]
+            samples = MaskedBlocks(stream, self.tokenizer, self.config, languages=counts)
+        else:
+            samples = MaskedBlocks(stream, self.tokenizer, self.config, MaskingConfig())
         if not len(samples):
             raise DataError(f"{self.config.data}: no samples in the split {split}")
         return samples

@@ -203,3 +203,13 @@ def test_an_alpha_that_is_no_exponent_is_refused(languages, alpha):
 def test_an_alpha_for_one_folder_is_refused(data_bin):
     with pytest.raises(ConfigError, match="weighs the folders of languages.*is one folder"):
         task(data_bin, multilang_sampling_alpha=0.5)
+
+
+def test_validation_is_masked_by_the_defaults_however_training_is(data_bin):
+    usual = task(data_bin).samples("valid")
+    other = task(data_bin, mask_prob=0.4, mask_whole_words=True, random_token_prob=0.0).samples("valid")
+    ids = np.arange(len(usual))
+    ours, theirs = (samples.batch(ids, seed=0, epoch=0) for samples in (usual, other))
+    assert torch.equal(ours.tokens, theirs.tokens)
+    assert torch.equal(ours.select, theirs.select)
+    assert ours.num_targets / ours.layout.num_tokens == pytest.approx(0.15, abs=0.02)

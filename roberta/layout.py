@@ -9,7 +9,7 @@ Shapes: B sequences, T packed tokens, S padded length.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -50,6 +50,12 @@ class SequenceLayout:
     def is_uniform(self) -> bool:
         """All sequences have the same length, so (T, ...) can be viewed as (B, S, ...)."""
         return self.num_tokens == self.num_sequences * self.max_seqlen
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The runs of consecutive sequences of one length, empty ones left out: (how many, their length) each."""
+        groups = ((length, sum(1 for _ in members)) for length, members in groupby(self.lengths))
+        return tuple((count, length) for length, count in groups if length)
 
     @property
     def first(self) -> Tensor:

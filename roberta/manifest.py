@@ -22,10 +22,13 @@ _REMEDY = "restore the folder from a copy"
 def write(folder: Path, names: Iterable[str]) -> None:
     """Write down the sizes and sums of these files, as they now are on the disk.
 
+    What the manifest says of other files that are still there stays.
+
     Raises:
         StorageError: the manifest can't be written.
     """
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    new = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    files = {name: entry for name, entry in _entries(folder).items() if (folder / name).is_file()} | new
     write_text(folder / MANIFEST, json.dumps({"version": _VERSION, "files": files}, indent=2) + "\n")
 
 
@@ -63,6 +66,15 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entries(folder: Path) -> dict[str, Any]:
+    """Return what an earlier manifest says; nothing if there is none that can be read."""
+    try:
+        files = _read(folder / MANIFEST, RobertaError).get("files")
+    except RobertaError:
+        return {}
+    return files if isinstance(files, dict) else {}
 
 
 def _read(path: Path, error: type[RobertaError]) -> dict[str, Any]:

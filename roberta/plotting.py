@@ -121,11 +121,11 @@ def plot(
     Raises:
         ConfigError: matplotlib is not installed, or a run's log lacks `y` or `x`.
     """
-    figure_class = _figure_class()
+    figure_type = figure_class()
     for run in runs:
         _check_fields(run, y, x)
     panels = [field for field in _PANELS if any(field in run.train for run in runs)]
-    figure = figure_class(figsize=(8, 6 if panels else 4.2), dpi=_DPI, layout="constrained")
+    figure = figure_type(figsize=(8, 6 if panels else 4.2), dpi=_DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches around each axes
     grid = figure.add_gridspec(2 if panels else 1, max(len(panels), 1), height_ratios=[2.6, 1] if panels else [1])
     main = figure.add_subplot(grid[0, :])
@@ -179,7 +179,12 @@ def check_output(output: Path) -> None:
         raise ConfigError(f"--output {output}: the name must end in {', '.join(FORMATS)}")
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """Return matplotlib's Figure, which draws without a screen.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

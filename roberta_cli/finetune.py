@@ -48,10 +48,13 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
 
     places = list(takewhile(lambda argument: not argument.startswith(("-", "@")), argv[:2]))
+    if not places and not {"-h", "--help"} & set(argv):
+        _parser(add_help=True).error("name a data set and where it is, before all options")
     name = places[0] if places else None
     recipes = [] if name is None else [f"--save-dir={RUNS / name}", _recipe("finetuning"), _recipe(name)]
     options = argv[len(places) :]
-    if "--warmup-updates" in options and "--warmup-ratio" not in options:
+    flags = {option.partition("=")[0] for option in options}
+    if "--warmup-updates" in flags and "--warmup-ratio" not in flags:
         recipes.append("--warmup-ratio=0")  # the recipe's, which the number of updates replaces
     arguments = [*places, *recipes, *options]
     choice, _ = _parser(add_help=False).parse_known_args(arguments)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from roberta.config import add_arguments, from_namespace
 from roberta.data.binarize import PreprocessConfig, preprocess
+from roberta.data.verification import verify
 from roberta_cli.entry import Parser, run
 
 DESCRIPTION = """\
@@ -19,7 +20,8 @@ EXAMPLE = """\
   roberta-preprocess --trainpref corpus.txt --valid-fraction 0.01 --destdir data-bin
   zcat part*.gz | roberta-preprocess --trainpref - --validpref valid.txt
   roberta-preprocess --trainpref finnish/*.txt.zst --validpref valid.txt --shards --vocab finnish-vocabulary
-  roberta-preprocess --trainpref sample.txt --train-bpe 32000 --destdir finnish-vocabulary"""
+  roberta-preprocess --trainpref sample.txt --train-bpe 32000 --destdir finnish-vocabulary
+  roberta-preprocess --verify data-bin"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +33,9 @@ def _main(argv: Sequence[str]) -> int:
     parser = Parser(description=DESCRIPTION, example=EXAMPLE)
     add_arguments(parser, PreprocessConfig, title="preprocessing")
     config = from_namespace(PreprocessConfig, parser.parse_args(argv))
+    if config.verify is not None:
+        print(json.dumps({"verified": str(config.verify), **dataclasses.asdict(verify(config.verify))}))
+        return 0
     start = time.perf_counter()
     splits = {name: dataclasses.asdict(counts) for name, counts in preprocess(config).items()}
     seconds = time.perf_counter() - start

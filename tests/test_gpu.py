@@ -9,6 +9,7 @@ from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.data.tokenizer import Tokenizer
 from roberta.hub import RobertaHubInterface
 from roberta.layout import SequenceLayout
+from roberta.models import attention
 from roberta.models.roberta import RobertaConfig
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import PolynomialDecayConfig
@@ -51,6 +52,31 @@ def test_half_precision_errs_by_a_few_roundings_a_layer(tiny_config, dtype, leng
         exact = rounded.double()(tokens, layout)
     rounding = exact.abs().max() * torch.finfo(dtype).eps
     assert (half - exact).abs().max() < 3 * rounding * tiny_config.encoder_layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [(5, 1, 24, 7), (3, 0, 2), (300, 17, 128)])
+def test_attention_without_pads_errs_no_more_than_the_padded_one(dtype, lengths, monkeypatch):
+    calls = []
+    kernel = attention._variable_length_attention
+    monkeypatch.setattr(attention, "_variable_length_attention", lambda *given: calls.append(1) or kernel(*given))
+    layout = SequenceLayout.from_lengths(lengths, "cuda")
+    torch.manual_seed(0)
+    rounded = torch.randn(sum(lengths), 3, 2, 64, device="cuda").to(dtype)
+    results = []
+    for compute, kind in (
+        (attention.padded_attention, torch.float64),
+        (attention.padded_attention, dtype),
+        (attention.attention, dtype),
+    ):
+        qkv = rounded.to(kind).requires_grad_()
+        context = compute(*qkv.unbind(1), layout)
+        (context * torch.arange(64, device="cuda") / 64).sum().backward()
+        results.append((context.double(), qkv.grad.double()))
+    assert len(calls) == 1
+    exact, padded, packed = results
+    for wanted, naive, ours in zip(exact, padded, packed, strict=True):
+        assert (ours - wanted).abs().max() < 3 * (naive - wanted).abs().max()
 
 
 def test_the_hub_works_after_cuda_and_half(tiny_config):

@@ -34,6 +34,14 @@ def test_gradients_flow_through_pad_and_pack():
     assert torch.all(packed.grad == 2)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "runs"),
+    [((3, 3, 1, 0, 1, 3), ((2, 3), (1, 1), (1, 1), (1, 3))), ((), ()), ((0, 0), ()), ((2, 2), ((2, 2),))],
+)
+def test_runs_are_consecutive_sequences_of_one_length(lengths, runs):
+    assert SequenceLayout.from_lengths(lengths).runs == runs
+
+
 def test_first_is_the_first_row_of_each_sequence():
     assert SequenceLayout.from_lengths([2, 5, 1]).first.tolist() == [0, 2, 7]
 

@@ -29,6 +29,21 @@ def test_rates_count_real_tokens_and_leave_pauses_out():
     assert record["tokens_per_s"] == pytest.approx(160 / 4)
     assert record["data_wait"] == pytest.approx(0.25)
     assert record["nats"] == pytest.approx(2.0)
+    assert record["num_targets"] == 5
     clock.now += 2.0
     meter.add({"loss": torch.tensor(1.0)}, num_targets=1, num_tokens=10)
     assert meter.read(MaskedLMLoss(MaskedLMLossConfig(), "lm"))["tokens_per_s"] == pytest.approx(5.0)
+
+
+def test_training_seconds_go_on_over_readings_and_leave_pauses_out():
+    clock = Clock()
+    meter = Meter(clock)
+    clock.now += 2.0
+    assert meter.training_seconds() == pytest.approx(2.0)
+    with meter.paused():
+        clock.now += 50.0
+    clock.now += 1.0
+    meter.add({"loss": torch.tensor(1.0)}, num_targets=1, num_tokens=10)
+    meter.read(MaskedLMLoss(MaskedLMLossConfig(), "lm"))
+    clock.now += 4.0
+    assert meter.training_seconds() == pytest.approx(5.0)

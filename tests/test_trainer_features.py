@@ -288,7 +288,9 @@ def test_the_end_that_time_set_survives_a_resume_bit_for_bit(recipe, tmp_path, c
 def test_a_decay_that_has_begun_can_not_be_put_off(recipe):
     recipe = with_schedule(recipe, WarmupStableDecayConfig(lr=1e-2, decay_updates=4))
     timed(recipe, HOUR / 10, max_hours=1.0, max_update=1000)
-    with pytest.raises(ConfigError, match="was to end after update 10, now 1000, and the learning rates .* up to upd"):
+    with pytest.raises(
+        ConfigError, match="was to end after update 10, now 1000, and the learning rates up to update 10 follow"
+    ):
         timed(recipe, HOUR / 10, max_hours=2.0, max_update=1000, resume=True)
 
 
@@ -416,7 +418,7 @@ def test_the_loss_scale_survives_a_resume(recipe, tmp_path):
     recipe = with_options(recipe, precision="fp16")
     for name, cut in (("whole", UPDATES), ("run", 2)):
         trainer = Trainer(with_options(recipe, save_dir=tmp_path / name, max_update=cut))
-        trainer.loss_scale.scale, trainer.loss_scale.clean_updates = 2.0**25, 7
+        trainer.loss_scale.scale, trainer.loss_scale.clean_updates = 2.0**20, 7
         trainer.train()
     whole = native.load(native.newest(tmp_path / "whole")).training.progress
     resumed = trained(recipe, resume=True)
@@ -481,6 +483,7 @@ def test_recomputed_activations_give_the_same_gradients_with_dropout(recipe, tmp
 
 
 @pytest.mark.slow  # compiling takes half a minute
+@pytest.mark.filterwarnings("ignore")  # within torch's compiler, which breaks off where they are errors
 def test_compiled_layers_compute_the_same(recipe, tmp_path):
     torch._dynamo.reset()
     recipe = with_model(recipe, dropout=0.0, attention_dropout=0.0)

@@ -176,10 +176,12 @@ def fused_graph(folder: Path, config: RobertaConfig) -> Path:
 
 def quantised_graph(path: Path) -> Path:
     """Write a graph with linear maps in dynamic int8, each output with a scale of its own."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantised = path.with_name("int8.onnx")
-    quantize_dynamic(path, quantised, per_channel=True, weight_type=QuantType.QInt8)
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # shapes are not inferred through fused operators
+    quantize_dynamic(path, quantised, per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
     return quantised
 
 

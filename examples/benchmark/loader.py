@@ -1,14 +1,16 @@
 """Measure how fast masked-LM batches are made, and whether the data pipeline carries past this machine.
 
     python examples/benchmark/loader.py
-    python examples/benchmark/loader.py --lines 1000000000 --folder /scratch
+    python examples/benchmark/loader.py --lines 1000000000 --shards 10 --folder /scratch
 
 The first table is the whole way of a training batch: gather blocks of the mapped stream, mask, pack. The second is
-about an index of `--lines` lines that is made for it (12 bytes a line on disk; the tokens are a hole in a file). The
+about an index of `--lines` lines that is made for it (12 bytes a line; the tokens are a hole in a file), in `--shards`
+that are one file under several names. The
 third divides an epoch among simulated ranks and resumes it with half of them.
 """
 
 import argparse
+import resource
 import shutil
 import statistics
 import struct
@@ -23,8 +25,9 @@ import numpy as np
 from roberta.data.batching import batches, order, updates
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.blocks import blocks
-from roberta.data.indexed import IndexedDataset, bin_path, idx_path
+from roberta.data.indexed import bin_path, idx_path
 from roberta.data.sample import sample_corpus
+from roberta.data.stream import open_split, shard_name
 from roberta.tasks.masked_lm import MaskedLMTask, MaskedLMTaskConfig
 
 TOKENS_PER_BATCH = 16384
@@ -90,9 +93,12 @@ def own_memory() -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1e3
 
 
-def measure_index(folder: Path, lines: int) -> int:
+def measure_index(folder: Path, lines: int, shards: int) -> int:
     """Print what a large index costs, and return the number of its blocks."""
-    make_index(folder / "train", lines)
+    make_index(folder / "train", lines // shards)
+    for number in range(1, shards):
+        for path in (idx_path, bin_path):
+            path(folder / shard_name("train", number)).hardlink_to(path(folder / "train"))
     before, start = own_memory(), time.perf_counter()
 
     def row(what: str) -> None:
@@ -101,15 +107,20 @@ def measure_index(folder: Path, lines: int) -> int:
         before, start = own_memory(), time.perf_counter()
 
     print(f"\n{f'index of {lines:,} lines':<36}{'seconds':>10}{'MB':>10}")
-    dataset = IndexedDataset(folder / "train")
-    row(f"open and check, {dataset.num_tokens / 1e9:.2f} G tokens")
-    ranges = blocks(dataset.sizes, "complete", 511)
+    stream = open_split([folder], "train")
+    row(f"open and check, {stream.num_tokens / 1e9:.2f} G tokens")
+    parts = zip(stream.parts, stream.offsets, strict=False)
+    ranges = np.concatenate([blocks(part.sizes, "complete", 511) + offset for part, offset in parts])
     row(f"cut into {len(ranges):,} blocks")
     sample_ids = order(len(ranges), seed=1, epoch=1)
     row("draw the order of an epoch")
     offsets = batches((ranges[:, 1] - ranges[:, 0] + 1)[sample_ids], batch_size=32)
     row(f"make {len(offsets) - 1:,} batches")
-    print(f"{'bytes a line on disk':<36}{idx_path(folder / 'train').stat().st_size / lines:>10.1f}")
+    size = idx_path(folder / "train").stat().st_size * shards
+    print(f"{'bytes a line on disk':<36}{size / lines:>10.1f}")
+    print(
+        f"{'most memory, mapped pages included':<36}{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:>20.0f}"
+    )
     return len(ranges)
 
 
@@ -149,12 +160,13 @@ def main() -> None:
     """Run all three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=10_000_000, help="lines of the index (default: %(default)s)")
+    parser.add_argument("--shards", type=int, default=1, help="shards of the index (default: %(default)s)")
     parser.add_argument("--ranks", type=int, default=1024, help="simulated ranks (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="where the index is made; a temporary folder if not given")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         measure_batches(Path(name))
-        num_samples = measure_index(Path(name), given.lines)
+        num_samples = measure_index(Path(name), given.lines, given.shards)
     simulate_ranks(min(num_samples, 1_000_000), given.ranks)
 
 

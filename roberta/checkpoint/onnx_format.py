@@ -59,6 +59,7 @@ class _Grid:
     """What the encoder asks of a SequenceLayout, for B * S rows of which some are pads."""
 
     is_uniform = False
+    runs = ()  # none known: their lengths are in the graph
 
     def __init__(self, is_token: Tensor) -> None:
         self.is_token = is_token  # (B, S)

@@ -7,12 +7,13 @@ number of processes.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from roberta.bpe.gpt2 import ENCODER_NAMES, MERGES_NAMES
 from roberta.config import option
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.encoding import PieceEncoder, Workers
@@ -25,7 +26,6 @@ from roberta.data.vocabulary import fingerprint, train_tokenizer
 from roberta.errors import ConfigError, DataError, StorageError
 from roberta.files import write_text
 from roberta.locking import locked
-from roberta.manifest import MANIFEST, listed
 from roberta.manifest import write as write_manifest
 from roberta.progress import progress_bar
 
@@ -55,10 +55,16 @@ class PreprocessConfig:
         False, help="make each training file a shard (train, train1, ...); a run that was cut short goes on from there"
     )
     workers: int | None = option(None, help="processes that encode; one per core if not given")
+    verify: Path | None = option(
+        None, help="check a folder made earlier instead: sizes and sha256 of its files, indices and tokens"
+    )
 
     def __post_init__(self) -> None:
-        if not (self.trainpref or self.validpref or self.testpref):
+        has_text = bool(self.trainpref or self.validpref or self.testpref)
+        if not (has_text or self.verify):
             raise ConfigError("nothing to do; give --trainpref, --validpref or --testpref")
+        if has_text and self.verify:
+            raise ConfigError("--verify checks a folder that is there; give it without --trainpref and the like")
         if not 0 <= self.valid_fraction < 1:
             raise ConfigError(f"--valid-fraction {self.valid_fraction}; expected from 0 to below 1")
         if self.valid_fraction and (self.validpref or not self.trainpref):
@@ -97,13 +103,13 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
         ConfigError: the folder holds other splits, of another vocabulary, or shards that would be taken for new ones.
         DataError: an input is missing, empty or not UTF-8.
         VocabError: the vocabulary is damaged.
-        StorageError: the folder can't be written.
+        StorageError: the folder can't be written, or another process writes there.
     """
     splits = _splits(config)
     sizes = [text_size(path) for paths in splits.values() for path in paths]
     known = [size for size in sizes if size is not None]
     total = sum(known) if len(known) == len(sizes) else None
-    with ExitStack() as stack:
+    with _writing_to(config.destdir), ExitStack() as stack:
         vocab = config.vocab
         if config.train_bpe is None:
             tokenizer = Tokenizer.load(vocab)
@@ -118,6 +124,16 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
         if config.shards:
             return _make_shards(splits, config.destdir, tokenizer, workers, bar.update)
         return _make_splits(splits, config, tokenizer, workers, bar.update)
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: can't be made: {error.strerror}; choose another --destdir") from error
+    with locked(folder):
+        yield
 
 
 def binarize(
@@ -191,7 +207,10 @@ def _make_splits(
                 share_out(made["train"], made["valid"], encoded, config.valid_fraction, progress)
             elif paths:
                 write_all(made[name], encoded, paths, progress)
+        for name in splits:
+            idx_path(config.destdir / name).unlink(missing_ok=True)  # no split beside another's vocabulary, ever
         tokenizer.save(config.destdir)
+    _write_sums(config.destdir, splits)
     return {name: split.counts for name, split in made.items()}
 
 
@@ -216,9 +235,17 @@ def _make_shards(
             write_all(split, workers.encode(_pieces(paths)), paths, progress)
             tokenizer.save(folder)
         counts[name] = split.counts
+        _write_sums(folder, [name])
         ledger[name] = {"source": source, "counts": asdict(split.counts)}
         write_text(folder / LEDGER_NAME, json.dumps(ledger, indent=1) + "\n")
     return counts
+
+
+def _write_sums(folder: Path, splits: Iterable[str]) -> None:
+    """Write into the manifest what the vocabulary and these splits, just written, must be like."""
+    files = [path.name for name in splits for path in (bin_path(folder / name), idx_path(folder / name))]
+    vocabulary = [name for name in (FILE_NAME, *MERGES_NAMES, *ENCODER_NAMES) if (folder / name).is_file()]
+    write_manifest(folder, [*vocabulary, *files])
 
 
 def _read_ledger(folder: Path) -> dict[str, Any]:

@@ -135,6 +135,7 @@ class IndexedWriter:
                     self._complete()
             if error is None:
                 with _storage_errors(self.prefix):
+                    idx_path(self.prefix).unlink(missing_ok=True)  # no .idx beside another corpus's .bin, ever
                     for path in (bin_path(self.prefix), idx_path(self.prefix)):
                         os.replace(_temporary(path), path)
         finally:

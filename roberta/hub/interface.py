@@ -25,6 +25,7 @@ from roberta.errors import DataError
 from roberta.hub import alignment, answering, border, choosing, features, filling, predicting, scoring, vocabulary
 from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_texts, as_word_list
 from roberta.hub.features import Pooling
+from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.roberta import RobertaModel
 
@@ -529,7 +530,7 @@ class RobertaHubInterface(nn.Module):
         self.tokenizer = tokenizer
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model with all its heads, and its tokenizer, as a folder that `from_pretrained` opens.
+        """Write the model with all its heads, its tokenizer and a model card, as a folder that `from_pretrained` opens.
 
         A checkpoint of ours in a folder of that name is replaced; anything else there is not.
 
@@ -537,6 +538,7 @@ class RobertaHubInterface(nn.Module):
             StorageError: the folder can't be written, or holds other things than a checkpoint.
         """
         native.save(Path(folder), self.model, self.tokenizer)
+        write_card(Path(folder))
 
     def export_onnx(self, path: str | Path, head: str | None = None) -> None:
         """Write the model, with one head or none, as an ONNX file that takes padded tokens (B, S) of any B and S.

@@ -113,8 +113,7 @@ class RobertaModel(nn.Module):
         Returns (M, C) features, or (M, K) outputs of `head`, or with `targets` (M,) the summed loss of a head that
         has one of its own.
         """
-        features = self.encoder(tokens, layout, perturb)  # (T, C)
-        rows = features if select is None else features.index_select(0, select)  # (M, C)
+        rows = self.encoder(tokens, layout, perturb, select)  # (M, C)
         if head is None:
             return rows
         module: Any = self.heads[head]

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention, attention_probabilities
+from roberta.models.dropout import dropout
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
@@ -96,16 +97,19 @@ class TransformerLayer(nn.Module):
         self.fc2 = nn.Linear(ffn_embed_dim, embed_dim)
         self.final_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
-        """Map (T, C) to (T, C)."""
-        return self.combine(x, self.self_attn(x, layout))
+    def forward(self, x: Tensor, layout: SequenceLayout, select: Tensor | None = None) -> Tensor:
+        """Map (T, C) to (T, C), or to its rows `select` (M,) alone, (M, C), whose keys and values are all rows."""
+        context = self.self_attn(x, layout)
+        if select is not None:
+            x, context = x.index_select(0, select), context.index_select(0, select)  # (M, C)
+        return self.combine(x, context)
 
     def combine(self, x: Tensor, context: Tensor) -> Tensor:
         """Map the input (T, C) and what attention found in it (T, C) to the output (T, C); row by row, no layout."""
-        context = F.dropout(self.self_attn.out_proj(context), self.dropout, self.training)
+        context = dropout(self.self_attn.out_proj(context), self.dropout, self.training)
         x = self.self_attn_layer_norm(x + context)
-        hidden = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
-        return self.final_layer_norm(x + F.dropout(self.fc2(hidden), self.dropout, self.training))
+        hidden = dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
+        return self.final_layer_norm(x + dropout(self.fc2(hidden), self.dropout, self.training))
 
 
 class TransformerEncoder(nn.Module):
@@ -154,17 +158,32 @@ class TransformerEncoder(nn.Module):
         x = self.embed_tokens(tokens)  # (T, C)
         x = x if perturb is None else perturb(x)
         x = self.layernorm_embedding(x + self.embed_positions(layout.positions + self.first_position))
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
-    def forward(self, tokens: Tensor, layout: SequenceLayout, perturb: Perturbation | None = None) -> Tensor:
-        """Map token ids (T,) to the features of the last layer (T, C); `perturb` is that of `embed`."""
+    def forward(
+        self,
+        tokens: Tensor,
+        layout: SequenceLayout,
+        perturb: Perturbation | None = None,
+        select: Tensor | None = None,
+    ) -> Tensor:
+        """Map token ids (T,) to the features of the last layer (T, C), or to its rows `select` (M,) alone, (M, C).
+
+        `perturb` is that of `embed`. The last layer computes no more than the rows asked for.
+        """
         x = self.embed(tokens, layout, perturb)
-        for layer in self._kept_layers():
-            if self.checkpoint_activations and self.training:
-                x = checkpoint(layer, x, layout, use_reentrant=False)
-            else:
-                x = layer(x, layout)
-        return x
+        layers = self._kept_layers()
+        for layer in layers[:-1]:
+            x = self._computed(layer, x, layout, None)
+        if layers:
+            return self._computed(layers[-1], x, layout, select)
+        return x if select is None else x.index_select(0, select)
+
+    def _computed(self, layer: nn.Module, x: Tensor, layout: SequenceLayout, select: Tensor | None) -> Tensor:
+        if self.checkpoint_activations and self.training:
+            computed: Tensor = checkpoint(layer, x, layout, select, use_reentrant=False)
+            return computed
+        return layer(x, layout, select)
 
     def _kept_layers(self) -> list[nn.Module]:
         """Return the layers of a forward pass: in training, each is left out with chance `layerdrop`."""

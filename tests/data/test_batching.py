@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roberta.data.batching import batches, order, updates
+from roberta.data.batching import Epochs, batches, order, updates
 from roberta.errors import ConfigError, DataError
 
 SIZES = st.lists(st.integers(0, 20), max_size=50)
@@ -106,3 +106,47 @@ def test_an_epoch_resumed_by_half_the_ranks_goes_through_the_same_batches():
         ]
 
     assert sequence(8, 1, 0, 40) + sequence(4, 2, 40, 90) == sequence(8, 1, 0, 90) == list(range(90))
+
+
+def epochs_of(num_samples: int, *update_freq: int, world_size: int = 1, rank: int = 0) -> Epochs:
+    return Epochs(
+        sizes=np.full(num_samples, 3),
+        order=lambda epoch: order(num_samples, 1, epoch),
+        batch_size=2,
+        max_tokens=None,
+        update_freq=update_freq,
+        world_size=world_size,
+        rank=rank,
+    )
+
+
+@pytest.mark.parametrize("update_freq", [(1,), (3,), (1, 2, 5)])
+@pytest.mark.parametrize("num_samples", [1, 2, 9, 20])
+def test_an_epoch_has_as_many_updates_as_it_says_from_wherever_it_starts(num_samples, update_freq):
+    epochs = epochs_of(num_samples, *update_freq, world_size=2)
+    for epoch in (1, 2, 3, 7):
+        done = list(epochs.updates(epoch))
+        assert epochs.num_updates(epoch) == len(done)
+        assert [is_last for _, is_last, _ in done] == [False] * (len(done) - 1) + [True]
+        for number, (after, _, _) in enumerate(done, start=1):
+            assert epochs.num_updates(epoch, after) == len(done) - number
+            assert [start for start, _, _ in epochs.updates(epoch, after)] == [start for start, _, _ in done[number:]]
+
+
+def test_processes_see_the_samples_of_an_epoch_in_its_order():
+    ranks = [epochs_of(9, 2, world_size=2, rank=rank) for rank in range(2)]
+    seen = []
+    for (after, _, mine), (same, _, others) in zip(*(epochs.updates(2) for epochs in ranks), strict=True):
+        assert after == same
+        seen += [ids for pair in zip(mine, others, strict=True) for ids in pair if ids is not None]
+    assert np.concatenate(seen).tolist() == order(9, 1, 2).tolist()
+
+
+def test_a_run_ends_at_the_smaller_of_its_limits():
+    epochs = epochs_of(9, 1, 2)  # of 5 batches: 5, 3, 3, ... updates
+    assert epochs.total_updates(max_update=100, max_epoch=None) == 100
+    assert epochs.total_updates(max_update=None, max_epoch=3) == 11
+    assert epochs.total_updates(max_update=10, max_epoch=3) == 10
+    assert epochs.total_updates(max_update=None, max_epoch=3, epoch=2, start=4) == 1 + 3
+    assert epochs.total_updates(max_update=None, max_epoch=3, epoch=3, start=5) == 0
+    assert epochs.total_updates(max_update=None, max_epoch=3, epoch=4) == 0

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from roberta.layout import SequenceLayout
+from roberta.models import transformer
 from roberta.models.attention import attention
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from tests.builders import make_tiny_model
@@ -72,7 +73,7 @@ def test_train_mode_equals_the_twin_with_the_same_dropout_masks(tiny_config, mon
         calls.append(p)
         return x * torch.from_numpy(keep(len(calls), x.shape[-1], p))
 
-    monkeypatch.setattr(F, "dropout", fake_dropout)
+    monkeypatch.setattr(transformer, "dropout", fake_dropout)
     rows = sequences()
     tokens, layout = packed(rows)
     ours = model.encoder(tokens, layout).detach().numpy()
@@ -129,6 +130,39 @@ def test_packed_features_equal_those_of_single_sequences(tiny_model, training):
     together = tiny_model(*packed(rows))
     alone = torch.cat([tiny_model(*packed([row])) for row in rows])
     torch.testing.assert_close(together, alone, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("select", [[0], [3, 5, 29], [30, 2, 2], []])
+@pytest.mark.parametrize("layerdrop", [0.0, 0.999])
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_selected_rows_are_those_of_all_features(tiny_model, select, layerdrop, checkpoint_activations):
+    """With a layerdrop of 0.999 no layer is left, and the rows are those of the embeddings."""
+    encoder = tiny_model.encoder.train()
+    encoder.layerdrop, encoder.checkpoint_activations = layerdrop, checkpoint_activations
+    tokens, layout = packed(sequences())
+    rows = torch.tensor(select, dtype=torch.int64)
+    gradients = []
+    for few in (True, False):
+        torch.manual_seed(0)
+        features = encoder(tokens, layout, None, rows) if few else encoder(tokens, layout)[rows]
+        assert features.shape == (len(select), 24)
+        (features * torch.arange(24.0)).sum().backward()
+        grads = {name: p.grad for name, p in encoder.named_parameters()}
+        gradients.append((features.detach(), {name: grad for name, grad in grads.items() if grad is not None}))
+        encoder.zero_grad()
+    (ours, grads), (expected, expected_grads) = gradients
+    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
+    for name, grad in expected_grads.items():
+        torch.testing.assert_close(grads[name], grad, atol=1e-10, rtol=1e-10, msg=name)
+
+
+def test_the_last_layer_computes_no_more_than_the_selected_rows(tiny_model):
+    shapes = []
+    for layer in tiny_model.encoder.layers:
+        layer.fc1.register_forward_hook(lambda module, args, output: shapes.append(len(output)))
+    tokens, layout = packed(sequences())
+    tiny_model(tokens, layout, "topic", layout.first)
+    assert shapes == [len(tokens), layout.num_sequences]
 
 
 def test_sequences_do_not_see_each_other(tiny_model):

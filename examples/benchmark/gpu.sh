@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# All GPU rows of RESULTS.md in one call of a few minutes: tests, checks of kernels and graphs, training, inference.
+#
+#     bash examples/benchmark/gpu.sh [rows.jsonl]
+#
+# Needs one CUDA device and the package with its test requirements. What was measured is in rows.jsonl, a row a line;
+# a step that fails is named at the end, and the others run all the same. Rows stop at 9 minutes.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+rows=${1:-rows.jsonl}
+end=$((SECONDS + 540))
+failed=()
+: >"$rows"
+
+step() { # NAME SECONDS COMMAND...: run a step within its time and what is left of all of it
+  local name=$1 limit=$2 left=$((end - SECONDS))
+  shift 2
+  if ((left < 10)); then
+    failed+=("$name (no time left)")
+    return
+  fi
+  echo "== $name"
+  timeout "$((limit < left ? limit : left))" "$@" || failed+=("$name")
+}
+
+measure() { # NAME SECONDS ARGUMENTS...: a table of a benchmark, as JSON
+  local name=$1 limit=$2
+  shift 2
+  step "$name" "$limit" bash -c 'set -o pipefail; python "$@" --json | tee -a "$0"' "$rows" "$@"
+}
+
+here=examples/benchmark
+nvidia-smi --query-gpu=name,driver_version,power.limit --format=csv,noheader
+step "tests" 180 python -m pytest -q -m gpu tests
+step "kernels and graphs" 90 python $here/gpu.py
+base=(--case pretraining --precision bf16 --repeats 5)
+measure "pretraining, base, 512" 120 $here/training.py "${base[@]}" --preset roberta.base --length 512 --sequences 64 --dropout 0 0.1 --compile
+measure "pretraining, base, 128" 60 $here/training.py "${base[@]}" --preset roberta.base --length 128 --sequences 256 --compile
+measure "pretraining, large, 512" 120 $here/training.py "${base[@]}" --preset roberta.large --length 512 --sequences 32 --dropout 0 0.1 --compile
+measure "fine-tuning, base" 60 $here/training.py --preset roberta.base --case finetuning --precision bf16 --sequences 512 --batch-size 32
+for mix in mnli squad normal fixed; do
+  measure "inference, base, $mix" 60 $here/inference.py --mix "$mix" --sequences 1024 --batch-size 64 --precision bf16
+done
+measure "inference, large, normal" 60 $here/inference.py --preset roberta.large --mix normal --sequences 512 --batch-size 64 --precision bf16
+
+echo
+echo "rows: $rows"
+if ((${#failed[@]})); then
+  printf 'failed: %s\n' "${failed[@]}"
+  exit 1
+fi

@@ -1,0 +1,104 @@
+"""Measure what starting costs: imports, the help of each command, opening a model, and its first answer.
+
+    python examples/benchmark/startup.py
+    python examples/benchmark/startup.py --presets roberta.base roberta.large --json
+
+Each row is a process of its own, from its start to its end, in turns. Models have random weights and are opened twice
+before they are timed, so that their files are in memory. Memory is the most that a process held.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from measuring import interleaved, show
+
+from roberta.checkpoint import native
+from roberta.data.tokenizer import Tokenizer
+from roberta.models.heads import MaskedLMHeadConfig
+from roberta.models.roberta import RobertaModel, preset_config
+
+COMMANDS = ("preprocess", "train", "finetune", "eval", "convert", "plot", "quickstart")
+MODULES = {"eval": "evaluate"}
+ANSWER = "import sys, roberta; model = roberta.from_pretrained(sys.argv[1])"
+FILL = f"{ANSWER}; model.fill_mask('The capital of France is <mask>.')"
+THEIRS = "import transformers; transformers.RobertaForMaskedLM"
+
+
+def programs(models: dict[str, Path]) -> dict[str, list[str]]:
+    """Return the arguments of the interpreter for each row."""
+    rows = {
+        "python alone": ["-c", "pass"],
+        "import torch": ["-c", "import torch"],
+        "import roberta": ["-c", "import roberta"],
+        "import roberta.hub": ["-c", "import roberta.hub"],
+        "import transformers' RoBERTa": ["-c", THEIRS],
+    }
+    for command in COMMANDS:
+        module = MODULES.get(command, command)
+        rows[f"roberta-{command} --help"] = ["-m", f"roberta_cli.{module}", "--help"]
+    for preset, folder in models.items():
+        rows[f"open {preset}"] = ["-c", ANSWER, str(folder)]
+        rows[f"open {preset}, fill a mask"] = ["-c", FILL, str(folder)]
+    return rows
+
+
+def run(arguments: Sequence[str]) -> float:
+    """Run a process to its end, and return the MB that it held at most."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        message = process.stderr.read() if process.stderr is not None else b""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(arguments)}: {message.decode()}")
+    return usage.ru_maxrss / 1e3
+
+
+def make_model(preset: str, folder: Path) -> None:
+    """Write a checkpoint of random weights."""
+    torch.manual_seed(0)
+    model = RobertaModel(preset_config(preset))
+    model.register_head("lm", MaskedLMHeadConfig())
+    native.save(folder, model, Tokenizer.load())
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["roberta.base"], help="models (default: roberta.base)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        models = {preset: Path(temporary) / preset for preset in given.presets}
+        for preset, folder in models.items():
+            make_model(preset, folder)
+        rows = programs(models)
+        if importlib.util.find_spec("transformers") is None:
+            rows.pop("import transformers' RoBERTa")
+        memory = {name: run(arguments) for name, arguments in rows.items()}
+        works = {name: lambda arguments=arguments: run(arguments) for name, arguments in rows.items()}
+        timings = interleaved(works, repeats=given.repeats)
+    show(
+        [
+            {
+                "what": name,
+                "seconds": timing.median,
+                "spread": timing.spread,
+                "beyond torch": timing.median - timings["import torch"].median,
+                "MB": memory[name],
+            }
+            for name, timing in timings.items()
+        ],
+        as_json=given.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""Measure whole training steps, forward, backward and update, against transformers with the same weights and batches.
+
+    python examples/benchmark/training.py
+    python examples/benchmark/training.py --preset roberta.base --case pretraining --length 512 --sequences 4
+    python examples/benchmark/training.py --preset roberta.base --case finetuning --sequences 32
+
+Pretraining takes blocks of one length with 15 % of the tokens masked, fine-tuning pairs with the lengths of MRPC in
+the order of a shuffled epoch. In evaluation mode both must compute the same loss before a step is timed. `floor` is
+the time of the matrix products alone at the best rate found for the shapes of this model.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import (
+    Row,
+    draw_lengths,
+    forward_gflops,
+    interleaved,
+    matmul_rate,
+    random_sequences,
+    show,
+    synchronise,
+    working_memory,
+)
+from torch import Tensor, nn
+
+from roberta.checkpoint import hf_format
+from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
+from roberta.criterions.sentence_prediction import SentencePredictionLoss, SentencePredictionLossConfig
+from roberta.data.tokenizer import Tokenizer
+from roberta.distributed import SINGLE, parallelise
+from roberta.layout import Batch, SequenceLayout
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
+from roberta.optim.adam import AdamConfig, adam
+from roberta.validation import autocast
+
+OURS, BASELINE = "roberta", "Hugging Face"
+MASK_PROB, PAD, IGNORED = 0.15, 1, -100
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the mean loss, between engines
+LR = 1e-5
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model of one engine, and its mean loss on a batch."""
+
+    name: str
+    model: nn.Module
+    loss: Callable[[Batch], Tensor]
+    optimizer: torch.optim.Optimizer
+
+    def epoch(self, batches: Sequence[Batch]) -> None:
+        """Make a step of each batch."""
+        for batch in batches:
+            self.loss(batch).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def pretraining_batches(config: RobertaConfig, given: argparse.Namespace) -> list[Batch]:
+    """Return batches of blocks of one length, with a static number of masked positions."""
+    rng = np.random.default_rng(0)
+    lengths = [given.length] * given.sequences
+    num_tokens = sum(lengths)
+    tokens = np.concatenate(random_sequences(lengths, vocab_size=config.vocab_size))
+    select = np.sort(rng.choice(num_tokens, size=round(MASK_PROB * num_tokens), replace=False))
+    targets = tokens[select]
+    return [
+        Batch(
+            torch.from_numpy(tokens),
+            SequenceLayout.from_lengths(lengths),
+            torch.from_numpy(select),
+            torch.from_numpy(targets),
+            len(select),
+            tuple(range(len(lengths))),
+        )
+    ]
+
+
+def finetuning_batches(config: RobertaConfig, given: argparse.Namespace) -> list[Batch]:
+    """Return an epoch of pairs in batches of 16, each pair with one of two classes."""
+    sequences = random_sequences(draw_lengths("mrpc", given.sequences), vocab_size=config.vocab_size)
+    batches = []
+    for start in range(0, len(sequences), given.batch_size):
+        members = sequences[start : start + given.batch_size]
+        layout = SequenceLayout.from_lengths([len(sequence) for sequence in members])
+        tokens = torch.from_numpy(np.concatenate(members))
+        targets = torch.arange(len(members)) % 2
+        sample_ids = tuple(range(start, start + len(members)))
+        batches.append(Batch(tokens, layout, layout.first, targets, len(members), sample_ids))
+    return batches
+
+
+def ours(model: RobertaModel, precision: Any, *, is_lm: bool, compiled: bool) -> Trainee:
+    """Return this library's model, ready to train."""
+    device = model.encoder.embed_tokens.weight.device
+    forward = parallelise(model, model.encoder, SINGLE, "ddp", compiled=compiled)
+    criterion: Any = (
+        MaskedLMLoss(MaskedLMLossConfig(), "lm")
+        if is_lm
+        else SentencePredictionLoss(SentencePredictionLossConfig(), "topic")
+    )
+
+    def loss(batch: Batch) -> Tensor:
+        with autocast(device, precision):
+            return criterion(forward, batch.to(device))[0] / batch.num_targets
+
+    optimizer = adam(AdamConfig(), list(model.named_parameters()))
+    for group in optimizer.param_groups:
+        group["lr"] = LR
+    return Trainee(OURS + " compiled" * compiled, model, loss, optimizer)
+
+
+def hugging_face(folder: Path, precision: Any, device: torch.device, *, is_lm: bool, compiled: bool) -> Trainee:
+    """Return transformers' model, ready to train with the optimizer of its trainer."""
+    import transformers
+
+    kind = transformers.RobertaForMaskedLM if is_lm else transformers.RobertaForSequenceClassification
+    model = kind.from_pretrained(folder).to(device)
+    forward: Any = torch.compile(model) if compiled else model
+
+    def loss(batch: Batch) -> Tensor:
+        layout = batch.layout
+        grid = {"input_ids": layout.pad(batch.tokens, PAD), "attention_mask": layout.is_token.long()}
+        labels = batch.targets
+        if is_lm:
+            labels = layout.pad(torch.full_like(batch.tokens, IGNORED).index_copy(0, batch.select, labels), IGNORED)
+        with autocast(device, precision):
+            return forward(**{name: value.to(device) for name, value in grid.items()}, labels=labels.to(device)).loss
+
+    return Trainee(
+        BASELINE + " compiled" * compiled, model, loss, torch.optim.AdamW(model.parameters(), lr=LR, fused=True)
+    )
+
+
+def trainees(model: RobertaModel, given: argparse.Namespace, precision: str, folder: Path) -> list[Trainee]:
+    """Return the engines that are installed, all with the weights of `model`."""
+    device = next(model.parameters()).device
+    is_lm = given.case == "pretraining"
+    ways = [False, True] if given.compile else [False]
+    found = []
+    for compiled in ways:
+        copy = RobertaModel(model.config)
+        copy.register_head(*next(iter(model.head_configs.items())))
+        copy.load_state_dict(model.state_dict())
+        found.append(ours(copy.to(device), precision, is_lm=is_lm, compiled=compiled))
+    if importlib.util.find_spec("transformers") is not None:
+        hf_format.write(folder, model, Tokenizer.load())
+        found += [hugging_face(folder, precision, device, is_lm=is_lm, compiled=compiled) for compiled in ways]
+    return found
+
+
+@torch.no_grad()
+def check_agreement(engines: Sequence[Trainee], batches: Sequence[Batch], tolerance: float) -> None:
+    """Refuse engines that do not compute the first one's loss in evaluation mode."""
+    losses = {}
+    for engine in engines:
+        engine.model.eval()
+        losses[engine.name] = sum(engine.loss(batch).item() for batch in batches) / len(batches)
+        engine.model.train()
+    first = next(iter(losses.values()))
+    for name, loss in losses.items():
+        if not abs(loss - first) <= tolerance:
+            sys.exit(f"{name} computes something else: a loss of {loss:.6f}, not {first:.6f}")
+
+
+def step_gflops(config: RobertaConfig, batches: Sequence[Batch], *, is_lm: bool) -> float:
+    """Return the operations of a pass over all batches, forward and backward, with the LM head on masked rows."""
+    head = 0.0
+    if is_lm:
+        head = 6 * config.embed_dim * (config.embed_dim + config.vocab_size) * sum(b.num_targets for b in batches) / 1e9
+    return head + 3 * sum(forward_gflops(config, batch.layout.lengths) for batch in batches)
+
+
+def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> list[Row]:
+    """Return a row for each engine at one precision."""
+    config, is_lm = model.config, given.case == "pretraining"
+    batches = (pretraining_batches if is_lm else finetuning_batches)(config, given)
+    num_tokens = sum(batch.layout.num_tokens for batch in batches)
+    device = next(model.parameters()).device
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    rate = matmul_rate(config, rows=num_tokens // len(batches), dtype=dtype, device=device.type)
+    with tempfile.TemporaryDirectory() as folder:
+        engines = trainees(model, given, precision, Path(folder))
+    check_agreement(engines, batches, LOSS_TOLERANCE[precision])
+    works = {engine.name: lambda engine=engine: engine.epoch(batches) for engine in engines}
+    memory = {}
+    for name, work in works.items():
+        work()  # the optimizer's state is made in the first step
+        synchronise()
+        memory[name] = working_memory(work)
+    timings = interleaved(works, repeats=given.repeats)
+    baseline = timings.get(BASELINE, timings[OURS])
+    floor = step_gflops(config, batches, is_lm=is_lm) / rate
+    return [
+        {
+            "engine": name,
+            "precision": precision,
+            "dropout": config.dropout,
+            "tokens/s": num_tokens / timing.median,
+            "spread": timing.spread,
+            "x baseline": timing.times_faster_than(baseline),
+            "of floor": floor / timing.median,
+            "MB": memory[name],
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="roberta.small", help="shape of the model (default: %(default)s)")
+    parser.add_argument("--case", choices=["pretraining", "finetuning"], default="pretraining")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a block (default: %(default)s)")
+    parser.add_argument("--sequences", type=int, default=16, help="blocks of a step, or pairs of an epoch")
+    parser.add_argument("--batch-size", type=int, default=16, help="pairs of a step of fine-tuning")
+    parser.add_argument("--precision", nargs="+", choices=LOSS_TOLERANCE, default=["fp32"])
+    parser.add_argument("--dropout", nargs="+", type=float, default=[0.1], help="rates (default: 0.1)")
+    parser.add_argument("--compile", action="store_true", help="compiled forms of both too")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
+    given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = []
+    for dropout in given.dropout:
+        torch.manual_seed(0)
+        config = dataclasses.replace(preset_config(given.preset), dropout=dropout, attention_dropout=dropout)
+        model = RobertaModel(config)
+        if given.case == "pretraining":
+            model.register_head("lm", MaskedLMHeadConfig())
+        else:
+            model.register_head("topic", ClassificationHeadConfig(num_classes=2, dropout=dropout))
+        for precision in given.precision:
+            rows += measure(model.to(device), given, precision)
+    show(rows, as_json=given.json)
+
+
+if __name__ == "__main__":
+    main()

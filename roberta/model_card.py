@@ -1,0 +1,263 @@
+"""Model cards: a README.md beside a model that says what it is, how it was trained, how good it is, and with what.
+
+Everything comes from the files of the checkpoint and its run; what they do not know is left to be filled in. A card is
+no part of the checkpoint's manifest, so that people can go on writing it; writing the model again makes a new one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from roberta.checkpoint import native
+from roberta.checkpoint.folders import read_json
+from roberta.errors import CheckpointError
+from roberta.files import write_text
+from roberta.logs import LOG
+from roberta.manifest import MANIFEST, listed
+
+CARD = "README.md"
+
+_RUN, _REPORT = "run.json", "report.json"
+_SHOWN = {  # the part of a recipe, and the options of it that people ask for first
+    "task": ("data", "tokens_per_sample", "mask_prob", "mask_whole_words", "sample_break_mode"),
+    "optimizer": ("type", "weight_decay", "adam_betas", "adam_eps"),
+    "lr_scheduler": ("type", "lr", "warmup_updates", "warmup_ratio"),
+    "trainer": ("seed", "batch_size", "max_tokens", "update_freq", "clip_norm", "precision", "ema_decay"),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the files of a run say beside its checkpoint; empty where they do not."""
+
+    run: Mapping[str, Any] = field(default_factory=dict)  # run.json: command, versions, recipe
+    progress: Mapping[str, Any] = field(default_factory=dict)  # state.json of its newest checkpoint
+    validation: Mapping[str, Any] = field(default_factory=dict)  # the last one in its log
+    report: Mapping[str, Any] = field(default_factory=dict)  # report.json of fine-tuning
+
+
+def write_card(folder: Path, facts: Facts | None = None) -> Path:
+    """Write the card of a checkpoint folder, and return where it is.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+        StorageError: the card can't be written.
+    """
+    path = folder / CARD
+    write_text(path, card(folder, facts or Facts()))
+    return path
+
+
+def write_run_cards(run_dir: Path) -> list[Path]:
+    """Write the card of a finished run into its folder, and into that of its best model; return where they are.
+
+    Raises:
+        CheckpointError: the run has no checkpoint, or a file of it is damaged.
+        StorageError: a card can't be written.
+    """
+    model = model_folder(run_dir)
+    text = card(model, read_facts(run_dir))
+    paths = [folder / CARD for folder in dict.fromkeys((run_dir, model))]
+    for path in paths:
+        write_text(path, text)
+    return paths
+
+
+def model_folder(run_dir: Path) -> Path:
+    """Return the folder of the best model of a run, or of its newest one.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (run_dir / native.BEST / MANIFEST).is_file():
+        return run_dir / native.BEST
+    steps = native.steps(run_dir)
+    if not steps:
+        raise CheckpointError(f"{run_dir}: holds no checkpoint of a run; name the folder that --save-dir gave")
+    return steps[-1]
+
+
+def read_facts(run_dir: Path) -> Facts:
+    """Return what the files of a run say; those of the best of its runs where there were several.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    report = _optional(run_dir / _REPORT)
+    single = run_dir if (run_dir / _RUN).is_file() or not report else run_dir / Path(report["best"]["save_dir"]).name
+    steps = native.steps(single)
+    progress = _optional(steps[-1] / native.STATE) if steps else {}
+    return Facts(_optional(single / _RUN), progress, _last_validation(single / LOG), report)
+
+
+def card(folder: Path, facts: Facts) -> str:
+    """Return the card of a checkpoint folder as Markdown.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+    """
+    config = read_json(folder / native.CONFIG)
+    parts = [
+        f"# {_title(folder)}\n\n{_what(config, folder)}",
+        _use(config["heads"]),
+        _training(config, facts),
+        _scores(facts),
+        _files(folder),
+        "## Licence and limits\n\nNot stated yet. Say here under which licence the model may be used, what its data "
+        "may not be used for, and what it was not tested on.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _title(folder: Path) -> str:
+    path = folder.resolve()
+    is_part = path.name == native.BEST or path.name.startswith(native.STEP_PREFIX)
+    return (path.parent if is_part else path).name
+
+
+def _what(config: Mapping[str, Any], folder: Path) -> str:
+    model, (parameters, dtypes) = config["model"], _parameters(folder / native.MODEL)
+    heads = [_head(name, head) for name, head in config["heads"].items()]
+    return (
+        f"A RoBERTa encoder of {model['encoder_layers']} layers, width {model['embed_dim']} and "
+        f"{model['attention_heads']} attention heads, for sequences of up to {model['max_positions']} tokens of a "
+        f"vocabulary of {model['vocab_size']}: {parameters:,} parameters, {' and '.join(dtypes)}.\n\n"
+        f"Heads: {'; '.join(heads) or 'none'}."
+    )
+
+
+def _head(name: str, head: Mapping[str, Any]) -> str:
+    labels = ", ".join(head.get("labels") or ())
+    return f"`{name}` ({head['type']}{': ' if labels else ''}{labels})"
+
+
+def _parameters(path: Path) -> tuple[int, list[str]]:
+    """Return how many parameters a file holds, and their number formats."""
+    count, dtypes = 0, set()
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (it is no dict)
+            part = file.get_slice(name)
+            size = 1
+            for length in part.get_shape():
+                size *= length
+            count += size
+            dtypes.add(str(part.get_dtype()).lower())
+    return count, sorted(dtypes)
+
+
+def _use(heads: Mapping[str, Mapping[str, Any]]) -> str:
+    calls = {
+        "masked_lm": 'model.fill_mask("The capital of France is <mask>.")',
+        "classification": 'model.predict("{name}", "A text.").label',
+        "regression": 'model.predict("{name}", "A text.").value',
+        "span": 'model.answer("Who sat?", "The cat sat on the mat.", head="{name}")',
+        "choice": 'model.choose("", "How was it?", ["good", "bad"], head="{name}")',
+        "tagging": 'model.predict("{name}", "A text.")',
+    }
+    lines = [calls[head["type"]].format(name=name) for name, head in heads.items() if head["type"] in calls]
+    code = ["import roberta", "", 'model = roberta.from_pretrained("path/of/this/folder")', *lines]
+    return "## Use\n\n```python\n" + "\n".join(code if lines else [*code, 'model.embed("A text.")']) + "\n```"
+
+
+def _training(config: Mapping[str, Any], facts: Facts) -> str:
+    recipe = facts.run.get("recipe") or config.get("training")
+    if not recipe:
+        return ""
+    rows = [
+        (f"{part} {name}".replace("_", " "), _shown(recipe[part][name]))
+        for part, names in _SHOWN.items()
+        for name in names
+        if recipe.get(part, {}).get(name) is not None
+    ]
+    rows += [(name, value) for name, value in _history(facts) if value]
+    head = f"Task `{recipe['task']['type']}`, criterion `{recipe['criterion']['type']}`, "
+    start = recipe["trainer"].get("init_from")
+    head += f"from the weights of `{start}`." if start else "from random weights."
+    command = " ".join(facts.run.get("command", ()))
+    shown = f"\n\n```sh\n{command}\n```" if command else ""
+    return f"## Training\n\n{head}\n\n{_table(('option', 'value'), rows)}{shown}"
+
+
+def _history(facts: Facts) -> list[tuple[str, str]]:
+    progress, versions = facts.progress, facts.run.get("versions", {})
+    seconds = progress.get("seconds")
+    return [
+        ("training data", str(progress.get("data", ""))),
+        ("updates", str(progress.get("num_updates", ""))),
+        ("epochs begun", str(progress.get("epoch", ""))),
+        ("hours of training", "" if seconds is None else f"{seconds / 3600:.2f}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
+    ]
+
+
+def _scores(facts: Facts) -> str:
+    if facts.report:
+        return _report_scores(facts.report)
+    progress, validation = facts.progress, facts.validation
+    rows = [(name, _number(value)) for name, value in validation.items() if name != "num_updates"]
+    if not rows:
+        return ""
+    best = ""
+    if progress.get("best") is not None:
+        best = f" The best value of the figure that selects checkpoints was {_number(progress['best'])}, "
+        best += f"after update {progress['best_update']}."
+    head = f"On the validation data after update {validation['num_updates']}.{best}"
+    return f"## Scores\n\n{head}\n\n{_table(('figure', 'value'), rows)}"
+
+
+def _report_scores(report: Mapping[str, Any]) -> str:
+    splits = {name: figures for name, figures in report["splits"].items() if len(figures) > 1}
+    names = list(dict.fromkeys(name for figures in splits.values() for name in figures))
+    rows = [[split, *(_number(figures.get(name, "")) for name in names)] for split, figures in splits.items()]
+    runs, best = report["runs"], report["best"]
+    head = (
+        f"`{report['data_set']}`, the best of {len(runs)} run{'s' * (len(runs) > 1)} by {report['metric']} on the "
+        f"validation data: lr {best['lr']:g}, seed {best['seed']}, after update {best['update']}. "
+        f"{_spread(report)}A choice made on the validation data makes its figures look better than they are."
+    )
+    return f"## Scores\n\n{head}\n\n{_table(('split', *names), rows)}"
+
+
+def _spread(report: Mapping[str, Any]) -> str:
+    texts = [
+        f"lr {row['lr']:g}: median {row['median']:.4f}, from {row['min']:.4f} to {row['max']:.4f}, {row['runs']} seeds"
+        for row in report["learning_rates"]
+        if row["runs"] > 1
+    ]
+    return f"All runs: {'; '.join(texts)}. " if texts else ""
+
+
+def _files(folder: Path) -> str:
+    rows = [(path.name, f"{path.stat().st_size:,}", sha256) for path, sha256 in listed(folder, CheckpointError).items()]
+    return "## Files\n\n" + _table(("file", "bytes", "sha256"), rows)
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _last_validation(path: Path) -> dict[str, Any]:
+    """Return the last record of a validation in a log; nothing if it has none."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n") and line.startswith('{"valid"')]
+    return dict(records[-1]["valid"]) if records else {}
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -1,0 +1,52 @@
+"""roberta-inspect: a page that shows what a model looks at in a text."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roberta.config import add_arguments, from_namespace, option
+from roberta_cli.entry import Parser, run
+
+DESCRIPTION = """Show a text as a model sees it: the attention of every head, and at each <mask>, or for a
+classification head, which tokens speak for the answer and which against it (gradient x input). Writes a web page that
+needs no network, or a picture, and prints the answers as one line of JSON."""
+
+EXAMPLE = """  roberta-inspect "The capital of France is <mask>." --model roberta.base
+  roberta-inspect "What a waste of time." --model runs/sst2 --head sentence_classification_head --output waste.png"""
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Options of roberta-inspect."""
+
+    model: str = option(help="name of a released model, or path of a run or checkpoint")
+    output: Path = option(Path("page.html"), help="file to write: .html, or .png, .svg, .pdf (those need matplotlib)")
+    head: str | None = option(None, help="explain the class that this head chooses, in the place of masks")
+    topk: int = option(5, help="answers to show")
+
+
+def _main(argv: Sequence[str]) -> int:
+    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
+    parser.add_argument("text", help="the text, in quotes")
+    add_arguments(parser, InspectConfig, title="inspection")
+    given = parser.parse_args(argv)
+    config = from_namespace(InspectConfig, given)
+    from roberta.hub import from_pretrained
+    from roberta.inspection import check_output, inspect, write
+
+    check_output(config.output)
+    inspection = inspect(from_pretrained(config.model), given.text, head=config.head, topk=config.topk)
+    write(inspection, config.output)
+    answers = [{"place": answer.place, "likeliest": answer.likeliest} for answer in inspection.answers]
+    print(json.dumps({"output": str(config.output), "tokens": len(inspection.tokens), "answers": answers}))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run(_main, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,199 @@
+"""Features of the trainer under two gloo processes: one launch trains all the recipes, one after another."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from roberta.checkpoint import native
+from roberta.trainer import Trainer
+from roberta_cli.train import parse
+from tests.builders import make_byte_tokenizer
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = """--preset roberta.tiny --encoder-layers 2 --embed-dim 16 --ffn-embed-dim 32 --max-positions 33
+  --tokens-per-sample 33 --batch-size 4 --lr 1e-2 --warmup-updates 1 --total-num-update 20 --max-update 5 --device cpu
+  --log-interval 1 --save-interval-updates 100 --validate-interval-updates 100 --timeout-minutes 1"""
+RUNS = {  # of two processes
+    "muon_ddp": "--optimizer muon",
+    "muon_fsdp": "--optimizer muon --parallelism fsdp",
+    "average_ddp": "--ema-decay 0.5 --validate-interval-updates 2 --keep-best",
+    "average_fsdp": "--ema-decay 0.5 --validate-interval-updates 2 --keep-best --parallelism fsdp",
+    "average_not_kept_fsdp": "--ema-decay 0.5 --validate-interval-updates 2 --parallelism fsdp",
+    "layerdrop": "--encoder-layerdrop 0.5",
+    "fp16": "--precision fp16",
+    "checkpointed_fsdp": "--checkpoint-activations --parallelism fsdp",
+    "refused": "--encoder-layerdrop 0.5 --parallelism fsdp",
+}
+ALONE = {"muon": "muon_ddp", "layerdrop": "layerdrop", "fp16": "fp16", "checkpointed": "checkpointed_fsdp"}
+TRAIN_ALL = """
+import json, sys
+from pathlib import Path
+from roberta.distributed import leave_world
+from roberta.errors import RobertaError
+from roberta.trainer import Trainer
+from roberta_cli.train import parse
+for arguments in json.loads(sys.argv[1]):
+    recipe, _ = parse(arguments)
+    try:
+        Trainer(recipe).train()
+    except RobertaError as error:
+        recipe.trainer.save_dir.with_suffix(".error").write_text(str(error))
+leave_world()
+"""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+
+
+def launch(*arguments: str, processes: int = 2) -> list[str]:
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
+        *arguments,
+    ]
+
+
+def arguments_of(data: Path, run: Path, options: str) -> list[str]:
+    return [str(data), "--save-dir", str(run), *shlex.split(OPTIONS), *shlex.split(options)]
+
+
+@pytest.fixture(scope="module")
+def runs(byte_data_bin, tmp_path_factory) -> Path:
+    """Return the folder of the runs of two processes, and beside them those of one with twice the accumulation."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "train_all.py").write_text(TRAIN_ALL)
+    arguments = [arguments_of(byte_data_bin, folder / name, options) for name, options in RUNS.items()]
+    command = launch(str(folder / "train_all.py"), json.dumps(arguments))
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name, twin in ALONE.items():
+        options = RUNS[twin].replace("--parallelism fsdp", "") + " --update-freq 2"
+        recipe, _ = parse(arguments_of(byte_data_bin, folder / f"{name}_alone", options))
+        Trainer(recipe).train()
+    return folder
+
+
+def nats(run: Path, kind: str = "train") -> list[float]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [line[kind]["nats"] for line in map(json.loads, lines) if kind in line]
+
+
+def checkpoint(run: Path) -> native.Checkpoint:
+    return native.load(native.newest(run))
+
+
+def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], atol: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=atol, rtol=0, msg=lambda text, at=name: f"{at}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("muon_ddp", "muon_alone"),
+        ("muon_fsdp", "muon_alone"),
+        ("layerdrop", "layerdrop_alone"),
+        ("checkpointed_fsdp", "checkpointed_alone"),
+        ("average_fsdp", "average_ddp"),
+        ("average_not_kept_fsdp", "average_ddp"),
+    ],
+)
+def test_every_way_to_train_computes_the_same(runs, ours, theirs):
+    assert len(nats(runs / ours)) == 5
+    assert nats(runs / ours) == pytest.approx(nats(runs / theirs), abs=2e-5)
+    assert nats(runs / ours, "valid") == pytest.approx(nats(runs / theirs, "valid"), abs=1e-4)
+    assert_close(checkpoint(runs / ours).model.state_dict(), checkpoint(runs / theirs).model.state_dict(), atol=1e-3)
+
+
+def test_fp16_of_two_processes_is_that_of_one(runs):
+    assert nats(runs / "fp16") == pytest.approx(nats(runs / "fp16_alone"), abs=5e-3)
+    progress = [checkpoint(runs / name).training.progress for name in ("fp16", "fp16_alone")]
+    assert progress[0]["loss_scale"] == progress[1]["loss_scale"]
+
+
+def test_moments_and_averages_of_sharded_models_are_saved_whole(runs):
+    for sharded, replicated in (("muon_fsdp", "muon_ddp"), ("average_fsdp", "average_ddp")):
+        ours, theirs = (checkpoint(runs / name).training.optimizer for name in (sharded, replicated))
+        assert {name: value.shape for name, value in ours.items()} == {n: value.shape for n, value in theirs.items()}
+    assert_close(ours, theirs, atol=1e-3)
+    best = [native.load(runs / name / "best").model.state_dict() for name in ("average_fsdp", "average_ddp")]
+    assert_close(*best, atol=1e-3)
+    averages = {name.removeprefix("average."): value for name, value in ours.items() if name.startswith("average.")}
+    assert averages.keys() == best[0].keys()
+    assert all(torch.equal(value, best[0][name]) for name, value in averages.items())
+
+
+def test_sharded_layers_are_not_dropped(runs):
+    assert "--encoder-layerdrop and --parallelism fsdp exclude each other" in (runs / "refused.error").read_text()
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    """Return a table of texts with their labels, and the folder of a random model of bytes beside it."""
+    from roberta.models.roberta import RobertaConfig, RobertaModel
+
+    rows = [f"{word} {number}\t{word}" for number in range(9) for word in ("good", "bad")]
+    (tmp_path / "data.tsv").write_text("\n".join(["text\tlabel", *rows]) + "\n")
+    shape = {"vocab_size": 262, "max_positions": 16, "encoder_layers": 1, "embed_dim": 16, "ffn_embed_dim": 16}
+    native.save(tmp_path / "model", RobertaModel(RobertaConfig(**shape, attention_heads=2)), make_byte_tokenizer())
+    return tmp_path / "data.tsv"
+
+
+def test_two_processes_fine_tune_together_and_one_of_them_reports(table):
+    """With R3F, for which the model is called twice before one backward pass."""
+    options = "--max-epoch 2 --batch-size 3 --lr 1e-2 1e-3 --r3f-lambda 1 --device cpu --timeout-minutes 1"
+    run = table.with_name("run")
+    places = ("table", str(table), "--init", str(table.with_name("model")), "--save-dir", str(run))
+    command = launch("-m", "roberta_cli.finetune", *places, *options.split())
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (line,) = result.stdout.splitlines()
+    report = json.loads(line)
+    assert [entry["lr"] for entry in report["runs"]] == [1e-2, 1e-3]
+    assert report["splits"]["valid"]["examples"] == 2
+    assert len((run / "predictions" / "valid.jsonl").read_text().splitlines()) == 2
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+@pytest.mark.slow  # two starts of two processes
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes of a launch in /proc")
+def test_a_launch_that_lost_a_process_starts_again_and_ends_bit_for_bit(byte_data_bin, tmp_path):
+    options = "--max-update 60 --total-num-update 100 --save-interval-updates 10 --resume"
+    whole = launch("-m", "roberta_cli.train", *arguments_of(byte_data_bin, tmp_path / "whole", options))
+    subprocess.run(whole, env=environment(), capture_output=True, timeout=180, check=True)
+    run = tmp_path / "run"
+    command = launch("--max-restarts", "2", "-m", "roberta_cli.train", *arguments_of(byte_data_bin, run, options))
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for _ in range(1200):
+        if len(native.steps(run)) > 1:
+            break
+        assert process.poll() is None, "the run ended by itself"
+        time.sleep(0.05)
+    os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error[-3000:]
+    assert "resumed from" in error
+    assert nats(run) == nats(tmp_path / "whole")
+    ours, theirs = (checkpoint(folder).model.state_dict() for folder in (run, tmp_path / "whole"))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

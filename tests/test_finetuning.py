@@ -1,0 +1,209 @@
+"""Fine-tuning as a library: sweeps, curves, heads of several classes in other formats, and the warning of chance."""
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from roberta.checkpoint import native
+from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
+from roberta.errors import ConfigError, DataError
+from roberta.finetuning import DATASETS, RegularisationConfig, SweepConfig, data_set, finetune
+from roberta.hub import from_pretrained
+from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.optim.adam import AdamConfig
+from roberta.optim.schedules import FixedConfig
+from roberta.pretrained import Pretrained
+from roberta.recipe import Recipe, TrainerConfig
+from roberta.registry import CRITERIONS, TASKS
+from roberta.tasks.sentence_prediction import SentencePredictionTaskConfig
+from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
+from roberta.tasks.wsc import WSCTask, WSCTaskConfig
+from roberta.trainer import Trainer
+from roberta_cli import convert
+from tests.builders import make_byte_tokenizer
+
+
+@pytest.fixture
+def source() -> Pretrained:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 262, "max_positions": 16, "encoder_layers": 1, "embed_dim": 16, "ffn_embed_dim": 16}
+    model = RobertaModel(RobertaConfig(**shape, attention_heads=2, dropout=0.0, attention_dropout=0.0))
+    return Pretrained(model.eval(), make_byte_tokenizer())
+
+
+def recipe_of(tmp_path: Path, source: Pretrained, labels, lr: float = 1e-2, **options) -> Recipe:
+    """Return a recipe for a table of these labels, whose texts are the numbers of the rows."""
+    lines = ["text\tlabel", *(f"{number}\t{label}" for number, label in enumerate(labels))]
+    (tmp_path / "data.tsv").write_text("\n".join(lines) + "\n")
+    task = {name: options.pop(name) for name in ("kind", "valid_fraction") if name in options}
+    trainer = {"max_update": 8, "batch_size": 8, "log_interval": 2, "validate_interval_updates": 4, **options}
+    return Recipe(
+        task=SentencePredictionTaskConfig(data=tmp_path / "data.tsv", tokens_per_sample=16, **task),
+        model=source.model.config,
+        criterion=SentencePredictionLossConfig(),
+        optimizer=AdamConfig(),
+        schedule=FixedConfig(lr=lr),
+        trainer=TrainerConfig(save_dir=tmp_path / "run", device="cpu", save_interval_updates=100, **trainer),
+    )
+
+
+# The table of data sets
+
+
+def test_every_data_set_has_a_task_and_a_criterion_with_its_options():
+    for the_set in DATASETS.values():
+        names = {field.name for field in dataclasses.fields(TASKS.config_class(the_set.task))}
+        assert set(the_set.options) < names
+        assert "tokens_per_sample" in names
+        CRITERIONS.config_class(the_set.criterion)
+    with pytest.raises(ConfigError, match="unknown data set 'sst-2'; allowed: .*; did you mean sst2?"):
+        data_set("sst-2")
+    assert "ax" not in DATASETS  # it has nothing to train on
+
+
+@pytest.mark.parametrize("options", [{"seeds": ()}, {"seeds": (1, 1)}, {"lr": (1e-5, 1e-5)}])
+def test_a_sweep_of_nothing_or_twice_the_same_is_refused(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"--{name} takes at least one value, and none of them twice"):
+        SweepConfig(**options)
+
+
+def test_only_the_dropouts_that_are_given_change_the_model():
+    model = RobertaConfig(dropout=0.1, attention_dropout=0.2)
+    assert RegularisationConfig().applied(model) == model
+    changed = RegularisationConfig(dropout=0.0, encoder_layerdrop=0.3).applied(model)
+    assert changed == dataclasses.replace(model, dropout=0.0, encoder_layerdrop=0.3)
+
+
+# What a run leaves
+
+
+def test_a_run_leaves_its_best_model_its_curves_and_its_report(tmp_path, source):
+    pytest.importorskip("matplotlib", reason="draws curves")
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 10, valid_fraction=0.5, keep_best=True)
+    report = finetune("mine", recipe, SweepConfig(seeds=(3,), lr=(1e-2,)), source)
+    run = tmp_path / "run"
+    assert (run / "curves.svg").read_text().lstrip().startswith("<?xml")
+    assert "![learning curves](curves.svg)" in (run / "report.md").read_text()
+    assert report.best.seed == 3
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    values = {r["valid"]["num_updates"]: r["valid"]["accuracy"] for r in records if "valid" in r}
+    assert report.best.best == max(values.values())
+    assert values[report.best.update] == report.best.best == report.splits["valid"].figures["accuracy"]
+    rows = [json.loads(line) for line in (run / "predictions" / "valid.jsonl").read_text().splitlines()]
+    hub = from_pretrained(run)
+    for row in rows:
+        assert hub.predict("sentence_classification_head", row["text"]).label == row["prediction"]
+    assert sum(row["prediction"] == row["answer"] for row in rows) / len(rows) == pytest.approx(report.best.best)
+
+
+def test_without_matplotlib_the_report_has_no_curves_and_says_why(tmp_path, source, monkeypatch, caplog):
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    with caplog.at_level(logging.INFO):
+        finetune("mine", recipe_of(tmp_path, source, ["a", "b"] * 3), SweepConfig(), source)
+    assert "no learning curves in the report, for want of matplotlib: pip install 'roberta[plot]'" in caplog.text
+    assert not (tmp_path / "run" / "curves.svg").exists()
+    assert "curves" not in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.fixture
+def topics(tmp_path, source, monkeypatch) -> Path:
+    """Return the run of a head that tells several classes at once."""
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    recipe = recipe_of(tmp_path, source, ["art,sport", "", "sport"] * 4, kind="multi_label", keep_best=True)
+    finetune("mine", recipe, SweepConfig(), source)
+    return tmp_path / "run"
+
+
+def test_several_classes_survive_other_formats_both_ways(topics, tmp_path):
+    head, texts = "sentence_classification_head", ["1", "2", "three"]
+    ours = from_pretrained(topics)
+    assert convert.main([str(topics), str(tmp_path / "hf"), "--to", "hf"]) == 0
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert config["id2label"] == {"0": "art", "1": "sport"}
+    back = from_pretrained(tmp_path / "hf")
+    (name,) = (name for name, each in back.model.head_configs.items() if hasattr(each, "num_classes"))
+    assert back.model.head_configs[name].multi_label
+    for found, expected in zip(back.predict(name, texts), ours.predict(head, texts), strict=True):
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+        logits = ours.predict(head, ours.encode(texts[0]), return_logits=True)
+        assert expected.label == max(expected.probabilities, key=expected.probabilities.get)
+    assert list(ours.predict(head, texts[0]).probabilities.values()) == pytest.approx(logits[0].sigmoid().tolist())
+
+
+# Chance
+
+
+def warnings_of(caplog, recipe: Recipe, source: Pretrained) -> list[str]:
+    caplog.clear()
+    Trainer(recipe, source).train()
+    return [record.getMessage() for record in caplog.records if "not above chance" in record.getMessage()]
+
+
+def test_a_training_accuracy_that_stays_at_chance_is_warned_of_once_after_a_quarter(tmp_path, source, caplog):
+    """At a rate that moves nothing; of the 36 rows that are not held out, 28 are of one class."""
+    recipe = recipe_of(tmp_path, source, ["a", "a", "a", "b"] * 10, lr=1e-30, max_update=16)
+    (warning,) = warnings_of(caplog, recipe, source)
+    assert warning.startswith("update 4 of 16: the training accuracy of 0.")
+    assert "is not above chance (0.778); if it stays there, start again with another --seed" in warning
+
+
+def test_a_training_accuracy_above_chance_is_not_warned_of(tmp_path, source, caplog):
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 16, log_interval=1, max_update=8)
+    trainer = Trainer(recipe, source)
+    trainer.position.num_updates = 4
+    for accuracy, is_warned in ((0.9, False), (0.76, False), (0.75, True)):  # of 60: two standard errors are 0.125
+        trainer.has_warned_of_chance = False
+        caplog.clear()
+        trainer.train_samples.chance = 0.625
+        trainer._warn_of_chance({"accuracy": accuracy, "num_targets": 60})
+        assert ("not above chance" in caplog.text) == is_warned, accuracy
+
+
+def test_an_early_record_and_numbers_are_not_compared_with_chance(tmp_path, source, caplog):
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4, lr=1e-30, max_update=100)
+    trainer = Trainer(recipe, source)
+    trainer.position.num_updates = 24
+    trainer._warn_of_chance({"accuracy": 0.1, "num_targets": 1000})
+    assert not caplog.records
+    trainer.position.num_updates = 25
+    trainer._warn_of_chance({"accuracy": 0.1, "num_targets": 1000})
+    assert len(caplog.records) == 1
+    numbers = recipe_of(tmp_path, source, [1.0, 2.0, 3.0] * 4, kind="regression", lr=1e-30)
+    assert warnings_of(caplog, numbers, source) == []
+
+
+def test_chance_among_options_is_their_share(tmp_path, source):
+    rows = [{"question": "q", "options": list("abcd")[:count], "answer": 0} for count in (2, 4)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = SentenceRankingTask(SentenceRankingTaskConfig(data=tmp_path, tokens_per_sample=16), source.tokenizer)
+    samples = task.samples("train")
+    assert samples.chance == pytest.approx((1 / 2 + 1 / 4) / 2)
+    sentence = {"sentence": "A _ b.", "option1": "x", "option2": "y", "answer": "1"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(sentence))
+    task = WSCTask(WSCTaskConfig(data=tmp_path, data_layout="winogrande"), source.tokenizer)
+    assert task.samples("train").chance == 0.5
+
+
+def test_a_split_without_samples_can_not_be_trained_on(tmp_path, source, monkeypatch):
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4)
+    trainer = Trainer(recipe, source)
+    samples = trainer.task.samples("train")
+    samples.sizes = np.array([], dtype=np.int64)
+    monkeypatch.setattr(type(trainer.task), "samples", lambda self, split: samples)
+    with pytest.raises(DataError, match="nothing to train on: the train split has no samples"):
+        Trainer(recipe, source)
+
+
+def test_a_best_model_of_a_run_is_linked_not_copied(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4, keep_best=True, max_update=2)
+    report = finetune("mine", recipe, SweepConfig(seeds=(1, 2)), source)
+    ours, theirs = (folder / "best" / native.MODEL for folder in (tmp_path / "run", report.best.save_dir))
+    assert ours.samefile(theirs)

@@ -59,6 +59,8 @@ setup(
             "roberta-preprocess=roberta_cli.preprocess:main",
             "roberta-train=roberta_cli.train:main",
             "roberta-finetune=roberta_cli.finetune:main",
+            "roberta-score=roberta_cli.score:main",
+            "roberta-inspect=roberta_cli.inspect:main",
             "roberta-plot=roberta_cli.plot:main",
             "roberta-eval=roberta_cli.evaluate:main",
             "roberta-convert=roberta_cli.convert:main",

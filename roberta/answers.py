@@ -97,10 +97,12 @@ def find_answers(
     return Answers(tuple(best), _logistic(-margin))
 
 
-def write_answers(folder: Path, answers: Mapping[str, Answers], *, threshold: float) -> None:
+def write_answers(folder: Path, answers: Mapping[str, Answers], *, may_have_none: bool) -> None:
     """Write `predictions.json`, `nbest.json` and `na_prob.json`, each by the id of the question, in SQuAD's forms.
 
-    Where no answer is likelier than `threshold`, the prediction is the empty text.
+    The prediction is the best answer, however likely it is that there is none: scorers apply a threshold to `na_prob`
+    themselves, and their figures over all thresholds need the answers above it too. With `may_have_none`, as in 2.0, no
+    answer is one of those in `nbest`, as the empty text, by its probability.
 
     Raises:
         StorageError: a file can't be written.
@@ -110,15 +112,15 @@ def write_answers(folder: Path, answers: Mapping[str, Answers], *, threshold: fl
             {
                 "text": answer.text,
                 "probability": answer.probability,
-                "start_logit": answer.start_logit,
-                "end_logit": answer.end_logit,
+                "start_logit": None if answer.start is None else answer.start_logit,
+                "end_logit": None if answer.start is None else answer.end_logit,
             }
-            for answer in found.best
+            for answer in _by_probability(found, may_have_none)
         ]
         for name, found in answers.items()
     }
     files = {
-        PREDICTIONS: {name: found.text(threshold) for name, found in answers.items()},
+        PREDICTIONS: {name: found.text() for name, found in answers.items()},
         NBEST: nbest,
         NA_PROBS: {name: found.no_answer_probability for name, found in answers.items()},
     }
@@ -128,6 +130,12 @@ def write_answers(folder: Path, answers: Mapping[str, Answers], *, threshold: fl
         raise StorageError(f"{folder}: can't be made: {error}; choose another folder") from error
     for file_name, values in files.items():
         write_text(folder / file_name, json.dumps(values, indent=1) + "\n")
+
+
+def _by_probability(found: Answers, may_have_none: bool) -> list[Answer]:
+    if not may_have_none:
+        return list(found.best)
+    return sorted(found.ranked(1.0), key=lambda answer: -answer.probability)
 
 
 def _best(

@@ -81,6 +81,7 @@ def evaluate_questions(
     return {
         "head": criterion.head,
         **{name: value for name, value in figures.items() if name != "num_targets"},
+        **samples.counts(),
         "accuracy_95": wilson_interval(round(figures["accuracy"] * total), total),
         "num_examples": total,
         "seconds": time.perf_counter() - started,

@@ -24,6 +24,7 @@ from roberta.data.readers.glue import GLUE
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, choices
 from roberta.files import write_text
+from roberta.model_card import write_run_cards
 from roberta.plotting import plot, read_logs, save
 from roberta.recipe import Recipe
 from roberta.report import Report, Run, Split
@@ -148,6 +149,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     )
     write_text(save_dir / f"{REPORT}.json", report.to_json() + "\n")
     write_text(save_dir / f"{REPORT}.md", report.to_markdown(_draw_curves(save_dir, [run.save_dir for run in runs])))
+    write_run_cards(save_dir)
     return report
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NO_TARGET = -1  # the target of a question whose right option is not known: losses pass over it
+
 
 @dataclass(frozen=True)
 class SequenceLayout:

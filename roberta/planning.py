@@ -1,20 +1,25 @@
-"""What a recipe will take before it runs: its data is opened and its batches counted, nothing is trained or written."""
+"""What a recipe takes: before it runs, from its data and its batches, and while it runs, as a share of the machine."""
 
 import dataclasses
+import resource
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from roberta import pretrained
 from roberta.config import option
 from roberta.data.batching import Epochs
 from roberta.errors import ConfigError
-from roberta.estimates import Estimate, Workload, estimate
+from roberta.estimates import Estimate, Workload, count_parameters, estimate, flops_per_token, mfu, peak_flops
 from roberta.optim.muon import MuonConfig
-from roberta.recipe import Recipe
+from roberta.randomness import generator
+from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import TASKS
-from roberta.tasks.task import Task
+from roberta.tasks.task import Samples, Task
 from roberta.validation import check_lengths, choose_device
+
+_SOME = 64  # samples
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,27 @@ class DryRunConfig:
             raise ConfigError(f"--utilisation is {self.utilisation}; it must lie between 0 and 1")
 
 
+class Usage:
+    """How much of the machine a run uses, for its log."""
+
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        self.device = device
+        self.world_size = workload.world_size
+        self.peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self.flops = flops_per_token(workload, count_parameters(workload.model, workload.head))
+
+    def read(self, tokens_per_second: float) -> dict[str, float]:
+        """Return the most memory so far, of the device or else of the process, and where the peak is known the MFU."""
+        if self.device.type == "cuda":
+            size = torch.cuda.max_memory_allocated(self.device)
+        else:
+            size = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        figures = {"memory_gib": size / 2**30}
+        if self.peak is not None:
+            figures["mfu"] = mfu(tokens_per_second, self.flops, peak=self.peak, world_size=self.world_size)
+        return figures
+
+
 def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
     """Return what a recipe takes on the devices of a dry run.
 
@@ -43,35 +69,59 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
     tokenizer = None if trainer.init_from is None else pretrained.load(trainer.init_from).tokenizer
     task: Task = TASKS.build(recipe.task, tokenizer)
     samples = task.samples("train")
-    model = dataclasses.replace(recipe.model, vocab_size=len(task.tokenizer.dictionary))
-    check_lengths(samples, model.max_positions)
-    epochs = Epochs(
-        sizes=samples.sizes,
-        order=lambda epoch: samples.order(seed=trainer.seed, epoch=epoch),
-        batch_size=trainer.batch_size,
-        max_tokens=trainer.max_tokens,
-        update_freq=trainer.update_freq,
-        world_size=config.devices,
+    recipe = dataclasses.replace(
+        recipe, model=dataclasses.replace(recipe.model, vocab_size=len(task.tokenizer.dictionary))
     )
-    _, _, batches = next(epochs.updates(1))
-    assert batches[0] is not None
-    batch = samples.batch(batches[0], seed=trainer.seed, epoch=1)
-    rows = batch.layout.num_tokens if batch.select is None else len(batch.select)
+    check_lengths(samples, recipe.model.max_positions)
     device = choose_device(trainer.device)
     name = config.device_name or (torch.cuda.get_device_name(device) if device.type == "cuda" else None)
-    workload = Workload(
-        model=model,
-        head=task.head_config(model),
-        tokens_per_batch=batch.layout.num_tokens,
+    epochs = epochs_of(samples, trainer, world_size=config.devices)
+    workload = workload_of(
+        recipe,
+        task,
+        samples,
+        world_size=config.devices,
+        max_update=epochs.total_updates(max_update=trainer.max_update, max_epoch=trainer.max_epoch),
+        device_type="cpu" if name is None else "cuda",
+    )
+    return estimate(workload, device_name=name, utilisation=config.utilisation)
+
+
+def epochs_of(samples: Samples, config: TrainerConfig, *, world_size: int, rank: int = 0) -> Epochs:
+    """Return how samples become the updates of a run."""
+    return Epochs(
+        sizes=samples.sizes,
+        order=lambda epoch: samples.order(seed=config.seed, epoch=epoch),
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+        update_freq=config.update_freq,
+        world_size=world_size,
+        rank=rank,
+    )
+
+
+def workload_of(
+    recipe: Recipe, task: Task, samples: Samples, *, world_size: int, max_update: int, device_type: str
+) -> Workload:
+    """Return what a recipe computes, by the mean length of its samples, and the targets of some of them."""
+    trainer = recipe.trainer
+    drawn = generator(trainer.seed, "workload").integers(len(samples), size=_SOME)
+    batch = samples.batch(np.unique(drawn), seed=trainer.seed, epoch=1)
+    rows = batch.layout.num_tokens if batch.select is None else len(batch.select)
+    size = float(samples.sizes.mean())
+    limits = [trainer.batch_size and trainer.batch_size * size, trainer.max_tokens]
+    return Workload(
+        model=recipe.model,
+        head=task.head_config(recipe.model),
+        tokens_per_batch=round(min(limit for limit in limits if limit is not None)),
         tokens_per_sample=round(batch.layout.num_tokens / batch.layout.num_sequences),
         targets_per_token=rows / batch.layout.num_tokens,
         update_freq=trainer.update_freq[-1],
-        world_size=config.devices,
-        max_update=epochs.total_updates(max_update=trainer.max_update, max_epoch=trainer.max_epoch),
+        world_size=world_size,
+        max_update=max_update,
         precision=trainer.precision,
         parallelism=trainer.parallelism,
-        device_type="cpu" if name is None else "cuda",
+        device_type=device_type,
         optimizer_moments=1 if isinstance(recipe.optimizer, MuonConfig) else 2,
         checkpoints_activations=trainer.checkpoint_activations,
     )
-    return estimate(workload, device_name=name, utilisation=config.utilisation)

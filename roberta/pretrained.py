@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from roberta.checkpoint import fairseq_format, hf_format, hf_tokenizer, native
 from roberta.checkpoint.assembly import assemble
@@ -79,6 +80,23 @@ def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify:
         "hf:owner/name, or the path of a run, a checkpoint folder, a Hugging Face or fairseq folder, "
         "or a .tar.gz of the latter"
     )
+
+
+def training_options(name_or_path: str | Path) -> dict[str, Any]:
+    """Return all options of the run that made a model, by component; nothing where it is not one of our runs.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in RELEASES or not path.is_dir():
+        return {}
+    if (path / native.MANIFEST).is_file():
+        return native.training_options(path)
+    if (path / native.BEST / native.MANIFEST).is_file():
+        return native.training_options(path / native.BEST)
+    newest = native.newest(path, check_content=False)
+    return {} if newest is None else native.training_options(newest)
 
 
 def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> None:

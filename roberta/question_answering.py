@@ -3,7 +3,8 @@
 Shapes: K outputs of the head.
 """
 
-import json
+import dataclasses
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roberta.answers import Answers
-from roberta.data.readers.squad import Question, version_of
-from roberta.data.text import read_lines
+from roberta.config import from_json
+from roberta.data.readers.json_lines import read_value
+from roberta.data.readers.squad import Question, Version, version_of
+from roberta.data.windows import fitting_sizes
 from roberta.errors import ConfigError, DataError
 from roberta.hub import RobertaHubInterface
 from roberta.hub.answering import rows_of_windows
@@ -25,6 +28,22 @@ from roberta.metrics import squad1_scores, squad2_scores
 from roberta.models.heads import SpanHeadConfig
 from roberta.progress import progress_bar
 from roberta.tasks.span import QuestionWindows, SpanTaskConfig, gold_texts, score_answers
+
+
+# how it is found that a question has no answer: by the version of the data, and whether the head has a classifier
+_NO_ANSWER = {
+    ("1.1", False): "never",
+    ("1.1", True): "never",
+    ("2.0", False): "<s>",
+    ("2.0", True): "classifier",
+}
+_MISFITS = {
+    ("1.1", True): "the head is for SQuAD 2.0, the data of 1.1: its best answers count, whatever its classifier says",
+    ("2.0", False): "the head is for SQuAD 1.1, the data of 2.0: <s> against the best span tells how likely no answer "
+    "is, which the head was not trained to tell; train one with roberta-finetune squad2",
+}
+_LENGTHS = ("tokens_per_sample", "doc_stride", "max_question_length", "max_answer_length")
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,31 @@ def score_predictions(
     return squad1_scores(golds, predictions)
 
 
+def span_options(
+    data: Path, version: Version, *, max_tokens: int, trained: Mapping[str, Any], given: Mapping[str, int]
+) -> SpanTaskConfig:
+    """Return how a model reads passages: as it did in training, or else by default, so far as it takes that.
+
+    max_tokens: of a sequence, where training does not say. trained: the options of the task that it was trained on.
+    given: options that stand above those.
+
+    Raises:
+        ConfigError: the options leave too little room for the passage.
+    """
+    options = dict(trained)
+    if options.pop("type", None) == "span":
+        config = from_json(SpanTaskConfig, options, source="the options of the model's training")
+        return dataclasses.replace(config, data=data, dev=None, version=version, **given)
+    length = given.get("tokens_per_sample", max_tokens)
+    sizes = fitting_sizes(length)
+    defaults = {
+        "tokens_per_sample": length,
+        "doc_stride": sizes.stride,
+        "max_question_length": sizes.max_question_tokens,
+    }
+    return SpanTaskConfig(data=data, version=version, **defaults | dict(given))
+
+
 def answer_questions(
     reading: Reading, questions: Sequence[Question], config: SpanTaskConfig
 ) -> tuple[dict[str, Answers], dict[str, Any]]:
@@ -100,12 +144,22 @@ def answer_questions(
         raise ConfigError(
             f"--tokens-per-sample {config.tokens_per_sample}; the model takes {roberta.max_tokens} at most"
         )
+    kind = config.version, head.answerable
+    if kind in _MISFITS:
+        _LOGGER.warning(_MISFITS[kind])
     started = time.perf_counter()
     samples = QuestionWindows(questions, roberta.tokenizer, config)
     encoded = time.perf_counter()
     answers = samples.answers(_outputs(reading, samples), n_best=reading.n_best)
     seconds = time.perf_counter() - started
     figures = score_answers(questions, answers, config.version)
+    if samples.windows.num_cut:
+        _LOGGER.info("%d questions cut to %d tokens", samples.windows.num_cut, config.max_question_length)
+    reading_of = {
+        "no_answer": _NO_ANSWER[kind],
+        **{name: getattr(config, name) for name in _LENGTHS},
+        **samples.counts(),
+    }
     throughput = {
         "num_windows": len(samples),
         "encoding_seconds": encoded - started,
@@ -113,7 +167,7 @@ def answer_questions(
         "tokens_per_s": int(samples.sizes.sum()) / seconds,
         "seconds": seconds,
     }
-    return answers, {"head": reading.head, **figures, **throughput}
+    return answers, {"head": reading.head, **figures, **reading_of, **throughput}
 
 
 def _outputs(reading: Reading, samples: QuestionWindows) -> list[NDArray[np.float32]]:
@@ -131,11 +185,8 @@ def _counted(batches: Iterable[tuple[list[int], Tensor]], bar: Any) -> Iterator[
 
 
 def _read_object(path: Path, kind: Any, what: str) -> Any:
-    """Return a JSON object whose values are all of a kind."""
-    try:
-        values = json.loads("\n".join(read_lines(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+    """Return a JSON object whose values are all of a kind; no key is there twice."""
+    values = read_value(path, unique_keys=True)
     if not isinstance(values, dict):
         raise DataError(f"{path}: expected an object with {what} for each id, found {type(values).__name__}")
     for name, value in values.items():

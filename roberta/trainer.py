@@ -11,8 +11,7 @@ import math
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor
 from roberta import pretrained
 from roberta.checkpoint import native
 from roberta.checkpoint.folders import write_json
-from roberta.data.batching import Epochs, batches
+from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import forget_gathered, join_world, parallelise, sharded_like, synchronise_gradients, whole
 from roberta.errors import (
@@ -35,6 +34,7 @@ from roberta.errors import (
     StorageError,
     TrainingError,
 )
+from roberta.failures import explained
 from roberta.interruption import Interruption
 from roberta.layout import Batch
 from roberta.logs import LOG, Logs, forget_after
@@ -42,12 +42,13 @@ from roberta.meter import Meter
 from roberta.optim.averaging import WeightAverage
 from roberta.optim.groups import freeze
 from roberta.optim.scaling import LossScale
-from roberta.optim.schedules import Schedule, WarmupStableDecayConfig
+from roberta.planning import Usage, epochs_of, workload_of
 from roberta.progress import progress_bar
 from roberta.randomness import stream_key
 from roberta.recipe import Recipe
-from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, TASKS
 from roberta.tasks.task import Task
+from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
 from roberta.validation import attention_backend, autocast, check_lengths, choose_device, evaluate
 from roberta.versions import versions
 
@@ -55,25 +56,9 @@ logger = logging.getLogger(__name__)
 
 RUN = "run.json"
 
-_SECONDS_PER_HOUR = 3600.0
 _HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
 _STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
 _AVERAGE = "average"  # of the weights, among the optimizer's tensors of a checkpoint
-
-
-@dataclass
-class Position:
-    """Where a run is: updates done, the next batch of which epoch (epochs count from 1), and its best validation."""
-
-    num_updates: int = 0
-    epoch: int = 1
-    next_batch: int = 0
-    best: float | None = None  # of the figure that tells which checkpoint is the best
-    best_update: int = 0
-    validations_since_best: int = 0
-    num_skipped: int = 0
-    seconds: float = 0.0  # of training
-    end: int | None = None  # the last update, where the time ran out or will
 
 
 class Trainer:
@@ -101,16 +86,14 @@ class Trainer:
             batches(samples.sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
         self.recipe = dataclasses.replace(recipe, model=model_config)
         self.config = config
-        self.epochs = Epochs(
-            sizes=self.train_samples.sizes,
-            order=lambda epoch: self.train_samples.order(seed=config.seed, epoch=epoch),
-            batch_size=config.batch_size,
-            max_tokens=config.max_tokens,
-            update_freq=config.update_freq,
-            world_size=self.world.size,
-            rank=self.world.rank,
+        self.epochs = epochs_of(self.train_samples, config, world_size=self.world.size, rank=self.world.rank)
+        self.timetable = Timetable(
+            recipe.schedule,
+            self.epochs,
+            max_update=config.max_update,
+            max_epoch=config.max_epoch,
+            max_hours=config.max_hours,
         )
-        self.max_update = self.epochs.total_updates(max_update=config.max_update, max_epoch=config.max_epoch)
         torch.manual_seed(stream_key(config.seed, "initialisation"))
         self.model: Any = MODELS.build(model_config)
         self.model.register_head(self.task.head, self.task.head_config(model_config))
@@ -130,9 +113,17 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.named_parameters())
         self.average = WeightAverage(self.model.named_parameters(), config.ema_decay) if config.ema_decay else None
         self.loss_scale = LossScale() if config.precision == "fp16" else None
-        self.schedule = self._schedule(self.max_update, None)
         self.position = Position()
         self.meter = Meter()
+        workload = workload_of(
+            self.recipe,
+            self.task,
+            self.train_samples,
+            world_size=self.world.size,
+            max_update=self.timetable.max_update,
+            device_type=self.world.device.type,
+        )
+        self.usage = Usage(workload, self.world.device)
         self.epoch_is_over = False
         self.has_warned_of_chance = False
         self.grad_norms: list[tuple[Tensor, tuple[int, ...]]] = []  # since the last log record, with the samples
@@ -158,9 +149,10 @@ class Trainer:
         tensorboard = config.tensorboard_logdir if self.world.is_main else None
         with bar, Logs(config.save_dir / LOG, tensorboard) as logs, Interruption() as interruption:
             for sample_ids in self._updates():
-                with self.meter.data_wait():
-                    micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
-                is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
+                with self._explained(sample_ids):
+                    with self.meter.data_wait():
+                        micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
+                    is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
                 bar.update()
                 if self._is_due(config.log_interval):
                     self._report(logs, bar)
@@ -185,8 +177,9 @@ class Trainer:
         """
         batches_ = [batch for batch in micro_batches if batch is not None]
         seconds = self.meter.training_seconds() if self.world.is_main else 0.0
-        num_targets, interruptions, seconds = self.world.total(
-            [float(sum(batch.num_targets for batch in batches_)), float(interrupted), seconds]
+        counts_of_mine = [sum(batch.num_targets for batch in batches_), sum(b.layout.num_tokens for b in batches_)]
+        num_targets, num_tokens, interruptions, seconds = self.world.total(
+            [*map(float, counts_of_mine), float(interrupted), seconds]
         )
         self.model.train()
         scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
@@ -207,8 +200,14 @@ class Trainer:
             )
         self._step(tuple(index for batch in batches_ for index in batch.sample_ids))
         self.position.num_updates += 1
-        self._keep_time(seconds)
+        self.position.num_tokens += int(num_tokens)
+        self.timetable.spend(seconds, self.position)
         return interruptions > 0
+
+    def _explained(self, sample_ids: Sequence[NDArray[np.int64] | None]) -> AbstractContextManager[None]:
+        mine = [index for ids in sample_ids if ids is not None for index in ids.tolist()]
+        update = self.position.num_updates + 1
+        return explained(rank=self.world.rank, world_size=self.world.size, update=update, sample_ids=mine)
 
     def _step(self, sample_ids: tuple[int, ...]) -> None:
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
@@ -220,7 +219,7 @@ class Trainer:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, grad_norm)
         self.grad_norms.append((grad_norm, sample_ids))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.position.num_updates) * group["lr_scale"]
+            group["lr"] = self.timetable.lr(self.position.num_updates) * group["lr_scale"]
         if self._may_step(grad_norm):
             self.optimizer.step()
             if self.average is not None:
@@ -260,31 +259,7 @@ class Trainer:
     @property
     def last_update(self) -> int:
         """The number of the update that ends the run."""
-        return self.max_update if self.position.end is None else min(self.position.end, self.max_update)
-
-    def _schedule(self, max_update: int, end: int | None) -> Schedule:
-        """Return the learning rates of a run planned for `max_update`; the decay of wsd is over when its time is."""
-        config = self.recipe.schedule
-        if end is not None and isinstance(config, WarmupStableDecayConfig):
-            config = dataclasses.replace(config, warmup_ratio=0.0, warmup_updates=config.warmup(max_update))
-            max_update = min(end, max_update)
-        schedule: Schedule = SCHEDULES.build(config, max_update)
-        return schedule
-
-    def _keep_time(self, seconds: float) -> None:
-        """Fix the last update of a run whose time runs out; with wsd, early enough for the decay to be made in time."""
-        position, config = self.position, self.config
-        position.seconds += seconds
-        if config.max_hours is None or position.end is not None:
-            return
-        left = config.max_hours * _SECONDS_PER_HOUR - position.seconds
-        schedule = self.recipe.schedule
-        if isinstance(schedule, WarmupStableDecayConfig) and position.num_updates >= schedule.warmup(self.max_update):
-            if left <= schedule.decay_updates * position.seconds / position.num_updates:
-                position.end = position.num_updates + schedule.decay_updates
-                self.schedule = self._schedule(self.max_update, position.end)
-        elif left <= 0.0:
-            position.end = position.num_updates
+        return self.timetable.last_update(self.position)
 
     def _is_due(self, interval: int) -> bool:
         """Return whether something is to be done after this update; an interval of 0 means the end of each epoch."""
@@ -350,16 +325,18 @@ class Trainer:
                     f"checkpoints in this one: {len(native.steps(self.config.save_dir))}"
                 )
         position = self.position
-        done, seconds = position.num_updates, position.seconds
+        figures = self.meter.read(self.criterion, self.world)
         record = {
-            "num_updates": done,
+            "num_updates": position.num_updates,
             "epoch": position.epoch,
-            **self.meter.read(self.criterion, self.world),
-            "lr": self.schedule(done - 1),
+            "tokens": position.num_tokens,
+            **figures,
+            **self.usage.read(figures["tokens_per_s"]),
+            "lr": self.timetable.lr(position.num_updates - 1),
             **({"gnorm": self.grad_norms[-1][0].item()} if self.grad_norms else {}),
             "skipped": position.num_skipped,
-            "hours": seconds / _SECONDS_PER_HOUR,
-            "hours_left": (self.last_update - done) * seconds / done / _SECONDS_PER_HOUR,
+            "hours": position.seconds / SECONDS_PER_HOUR,
+            "hours_left": self.timetable.hours_left(position),
             **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.scale}),
         }
         self.grad_norms.clear()
@@ -453,7 +430,7 @@ class Trainer:
             weights, optimizer = self._weights(), self._optimizer_tensors()
             progress = {
                 **dataclasses.asdict(self.position),
-                "max_update": self.max_update,
+                "max_update": self.timetable.max_update,
                 "data": self._data_fingerprint(),
                 "optimizer": [_without_params(group) for group in self.optimizer.param_groups],
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
@@ -484,7 +461,7 @@ class Trainer:
             raise DataError(f"{folder}: the run was trained on other data than {self.recipe.task}; resume with its own")
         groups, loss_scale, max_update = (progress.pop(name) for name in ("optimizer", "loss_scale", "max_update"))
         self.position = Position(**progress)
-        self._plan_anew(max_update, has_other_hours=options["trainer"]["max_hours"] != self.config.max_hours)
+        self.timetable.resume(self.position, old_max_update=max_update, old_max_hours=options["trainer"]["max_hours"])
         if self.loss_scale is not None:
             self.loss_scale = LossScale(**loss_scale)
         parameters = dict(self.model.named_parameters())
@@ -500,31 +477,6 @@ class Trainer:
                 self.optimizer.state[parameter][key] = sharded_like(value, parameter)
         for group, saved in zip(self.optimizer.param_groups, groups, strict=True):
             group.update(saved)
-
-    def _plan_anew(self, old_max_update: int, *, has_other_hours: bool) -> None:
-        """Say when a resumed run ends.
-
-        Raises:
-            ConfigError: a new end would have meant other learning rates in the updates already made.
-        """
-        config, position, old_end = self.config, self.position, self.position.end
-        if has_other_hours:
-            position.end = None
-        self.max_update = position.num_updates + self.epochs.total_updates(
-            max_update=None if config.max_update is None else config.max_update - position.num_updates,
-            max_epoch=config.max_epoch,
-            epoch=position.epoch,
-            start=position.next_batch,
-        )
-        self.schedule = self._schedule(self.max_update, position.end)
-        old = self._schedule(old_max_update, old_end)
-        if any(old(n) != self.schedule(n) for n in range(position.num_updates)):
-            old_last = old_max_update if old_end is None else min(old_end, old_max_update)
-            raise ConfigError(
-                f"the run was to end after update {old_last}, now {self.last_update}, and the learning rates up "
-                f"to update {position.num_updates} follow from it; resume with the old --max-update (or --max-epoch, "
-                "--max-hours), or start with --total-num-update next time"
-            )
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         tensors = {

@@ -1,8 +1,10 @@
 """roberta-eval: measure a model."""
 
+import argparse
 import json
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +45,9 @@ _METRICS = {
 }
 
 
+WINDOW_OPTIONS = ("doc_stride", "max_question_length", "max_answer_length")
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """Options of roberta-eval."""
@@ -51,15 +56,9 @@ class EvalConfig:
         None, help="name of a released model, or path of a run, checkpoint folder or fairseq checkpoint"
     )
     head: str | None = option(None, help="the head to measure; the only one beside masked LM if not given")
-    labels: tuple[str, ...] | None = option(
-        None, help="names of the head's outputs, in order; its own if not given, or those of the set"
-    )
     split: str = option("valid", help="the split to measure; mnli has valid1 too, the mismatched one")
     tokens_per_sample: int | None = option(
         None, help="tokens of a sample at most, longer texts are cut; as many as the model takes if not given"
-    )
-    wsc_candidates: Literal["noun_phrases", "spans"] = option(
-        "noun_phrases", help="wsc: what else a pronoun may stand for; as in roberta-finetune"
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
@@ -72,22 +71,49 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class LabelOptions:
+    """Options of roberta-eval for sets of labelled texts."""
+
+    labels: tuple[str, ...] | None = option(
+        None, help="names of the head's outputs, in order; its own if not given, or those of the set"
+    )
+
+
+@dataclass(frozen=True)
+class PronounOptions:
+    """Options of roberta-eval wsc."""
+
+    wsc_candidates: Literal["noun_phrases", "spans"] = option(
+        "noun_phrases", help="what else a pronoun may stand for; as in roberta-finetune"
+    )
+
+
+@dataclass(frozen=True)
 class SquadOptions:
     """Options of roberta-eval squad."""
 
     predictions: Path | None = option(None, help="score these answers, {id: text}, in the place of a model's")
     na_prob: Path | None = option(None, help="2.0: how likely no answer is, {id: number}, beside --predictions")
-    na_prob_thresh: float = option(1.0, help="2.0: no answer is predicted where it is likelier, beside --na-prob")
-    save_answers: Path | None = option(
-        None, help="folder to write predictions.json, nbest.json and na_prob.json of a model to"
+    na_prob_thresh: float | None = option(
+        None, help="2.0: no answer is predicted where it is likelier, beside --na-prob; 1 if not given"
     )
-    doc_stride: int | None = option(None, help="tokens between windows; the default of training if not given")
+    save_answers: Path | None = option(
+        None,
+        help="folder to write predictions.json, nbest.json and na_prob.json of a model to; they score the same with "
+        "--na-prob and the best_f1_thresh that is printed as --na-prob-thresh",
+    )
+    doc_stride: int | None = option(None, help="tokens between windows; that of the model's training if not given")
     max_question_length: int | None = option(None, help="tokens of a question at most; likewise")
     max_answer_length: int | None = option(None, help="tokens of an answer at most; likewise")
 
     def __post_init__(self) -> None:
         if self.na_prob is not None and self.predictions is None:
             raise ConfigError("--na-prob goes with --predictions; give both, or neither and a model")
+        if self.na_prob_thresh is not None and self.na_prob is None:
+            raise ConfigError("--na-prob-thresh is one of --na-prob; give both, or neither")
+        for name in WINDOW_OPTIONS:
+            if self.predictions is not None and getattr(self, name) is not None:
+                raise ConfigError(f"{flag(name)} says how a model reads, and --predictions has been read: leave it out")
         if self.predictions is not None and self.save_answers is not None:
             raise ConfigError("--save-answers writes those of a model; leave it out, or --predictions")
 
@@ -99,9 +125,21 @@ class Request:
     task: str
     data: Path
     config: EvalConfig
+    labels: LabelOptions
     table: TableFormat
     squad: SquadOptions
     fields: ChoiceFields
+    pronouns: PronounOptions
+
+
+# the options that only some tasks have, by their title in the help
+_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "labelled texts": (LabelOptions, (*GLUE, "table", "folders")),
+    "table": (TableFormat, ("table",)),
+    "choices": (ChoiceFields, ("choices",)),
+    "wsc": (PronounOptions, ("wsc",)),
+    "squad": (SquadOptions, ("squad",)),
+}
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -109,21 +147,32 @@ def _main(argv: Sequence[str]) -> int:
     parser.add_argument("task", choices=EVALUATORS, metavar="TASK", help="what to measure, see above")
     parser.add_argument("data", type=Path, help="the file or folder to measure on")
     add_arguments(parser, EvalConfig, title="evaluation")
-    add_arguments(parser, TableFormat, title="table")
-    add_arguments(parser, ChoiceFields, title="choices")
-    add_arguments(parser, SquadOptions, title="squad")
+    for title, (options, _) in _OPTIONS.items():
+        add_arguments(parser, options, title=title)
     given = parser.parse_args(argv)
+    _check_options(given)
     request = Request(
         task=given.task,
         data=given.data,
         config=from_namespace(EvalConfig, given),
+        labels=from_namespace(LabelOptions, given),
         table=from_namespace(TableFormat, given),
         squad=from_namespace(SquadOptions, given),
         fields=from_namespace(ChoiceFields, given),
+        pronouns=from_namespace(PronounOptions, given),
     )
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     result = EVALUATORS[given.task](request)
     print(json.dumps({"task": given.task, "model": request.config.model, **result}))
     return 0
+
+
+def _check_options(given: argparse.Namespace) -> None:
+    """Refuse options that say nothing to the task."""
+    for title, (options, tasks) in _OPTIONS.items():
+        for field in fields(options):
+            if given.task not in tasks and hasattr(given, field.name):
+                raise ConfigError(f"{flag(field.name)} is an option of {title}, not of {given.task}: leave it out")
 
 
 def _glue(request: Request) -> dict[str, Any]:
@@ -131,34 +180,36 @@ def _glue(request: Request) -> dict[str, Any]:
 
     the_set = GLUE[request.task]
     examples = read_glue(request.data, request.task, request.config.split)
-    return _texts(request.config, examples, labels=the_set.labels or (), metrics=the_set.metrics)
+    return _texts(request, examples, labels=the_set.labels or (), metrics=the_set.metrics)
 
 
 def _table(request: Request) -> dict[str, Any]:
-    from roberta.data.readers.table import find_split, read_table
+    from roberta.data.readers.split_files import find_split_file
+    from roberta.data.readers.table import KINDS, read_table
 
-    path = find_split(request.data, request.config.split) if request.data.is_dir() else request.data
-    return _texts(request.config, read_table(path, request.table), metrics=_METRICS[request.table.kind])
+    path = find_split_file(request.data, request.config.split, KINDS) if request.data.is_dir() else request.data
+    return _texts(request, read_table(path, request.table), metrics=_METRICS[request.table.kind])
 
 
 def _folders(request: Request) -> dict[str, Any]:
     from roberta.data.readers.folders import read_folders
 
     examples = read_folders(request.data, request.config.split)
-    return _texts(request.config, examples, metrics=_METRICS["classification"])
+    return _texts(request, examples, metrics=_METRICS["classification"])
 
 
 def _texts(
-    config: EvalConfig, examples: Sequence[Any], *, labels: tuple[str, ...] = (), metrics: tuple[str, ...]
+    request: Request, examples: Sequence[Any], *, labels: tuple[str, ...] = (), metrics: tuple[str, ...]
 ) -> dict[str, Any]:
     from roberta.evaluation import Judgement, evaluate_texts, only_head
 
+    config = request.config
     roberta = _model(config)
     judgement = Judgement(
         roberta,
         config.head or only_head(roberta),
         metrics,
-        labels=config.labels or (),
+        labels=request.labels.labels or (),
         labels_of_set=labels,
         max_tokens=config.max_tokens,
         tokens_per_sample=config.tokens_per_sample,
@@ -178,33 +229,35 @@ def _squad(request: Request) -> dict[str, Any]:
         raise ConfigError("--model and --predictions: the one gives answers, the other has them; leave one out")
     na_probs = None if options.na_prob is None else read_na_probs(options.na_prob)
     predictions = read_predictions(options.predictions)
-    return score_predictions(questions, predictions, na_probs, na_threshold=options.na_prob_thresh)
+    threshold = 1.0 if options.na_prob_thresh is None else options.na_prob_thresh
+    return score_predictions(questions, predictions, na_probs, na_threshold=threshold)
 
 
 def _answers(request: Request, questions: Sequence[Any]) -> dict[str, Any]:
     from roberta.answers import write_answers
     from roberta.data.readers.squad import version_of
     from roberta.evaluation import only_head
-    from roberta.question_answering import Reading, answer_questions
-    from roberta.tasks.span import SpanTaskConfig
+    from roberta.pretrained import training_options
+    from roberta.question_answering import Reading, answer_questions, span_options
 
     config, options = request.config, request.squad
     roberta = _model(config)
     reading = Reading(roberta, config.head or only_head(roberta), max_tokens=config.max_tokens)
-    lengths = {
-        name: getattr(options, name)
-        for name in ("doc_stride", "max_question_length", "max_answer_length")
-        if getattr(options, name) is not None
+    lengths = {"tokens_per_sample": config.tokens_per_sample} | {
+        name: getattr(options, name) for name in WINDOW_OPTIONS
     }
-    task = SpanTaskConfig(
-        data=request.data,
-        version=version_of(questions),
-        tokens_per_sample=config.tokens_per_sample or roberta.max_tokens,
-        **lengths,
+    assert config.model is not None
+    version = version_of(questions)
+    task = span_options(
+        request.data,
+        version,
+        max_tokens=roberta.max_tokens,
+        trained=training_options(config.model).get("task", {}),
+        given={name: value for name, value in lengths.items() if value is not None},
     )
     answers, figures = answer_questions(reading, questions, task)
     if options.save_answers is not None:
-        write_answers(options.save_answers, answers, threshold=figures.get("best_f1_thresh", 1.0))
+        write_answers(options.save_answers, answers, may_have_none=version == "2.0")
     return figures
 
 
@@ -217,10 +270,13 @@ def _questions(request: Request) -> dict[str, Any]:
     roberta = _model(config)
     limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
     options = QUESTION_SETS[request.task] if request.task in QUESTION_SETS else asdict(request.fields)
-    task_config = SentenceRankingTaskConfig(**options | _place(request), tokens_per_sample=limit)
+    place, split = _place(request), config.split
+    if options.get("data_layout") == "race":
+        place, split = _race_place(request)
+    task_config = SentenceRankingTaskConfig(**options | place, tokens_per_sample=limit)
     criterion = SentenceRankingLoss(SentenceRankingLossConfig(), config.head or SentenceRankingTask.head)
     task = SentenceRankingTask(task_config, roberta.tokenizer)
-    return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)
+    return evaluate_questions(roberta, task, criterion, split, max_tokens=config.max_tokens)
 
 
 def _pronouns(request: Request) -> dict[str, Any]:
@@ -231,7 +287,9 @@ def _pronouns(request: Request) -> dict[str, Any]:
     config = request.config
     roberta = _model(config)
     limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
-    options = PRONOUN_SETS[request.task] | _place(request) | {"wsc_candidates": config.wsc_candidates}
+    options = PRONOUN_SETS[request.task] | _place(request)
+    if request.task == "wsc":
+        options["wsc_candidates"] = request.pronouns.wsc_candidates
     task = WSCTask(WSCTaskConfig(**options, tokens_per_sample=limit), roberta.tokenizer)
     criterion = WSCLoss(WSCLossConfig(wsc_cross_entropy=True), config.head or WSCTask.head)
     return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)
@@ -242,6 +300,18 @@ def _place(request: Request) -> dict[str, Any]:
     if request.data.is_dir():
         return {"data": request.data}
     return {"data": request.data.parent, "valid_file": Path(request.data.name)}
+
+
+def _race_place(request: Request) -> tuple[dict[str, Any], str]:
+    """Return the folder of RACE and the split, of which the folder may be given."""
+    from roberta.data.readers.race import LEVELS
+
+    if not request.data.is_dir():
+        raise ConfigError(f"{request.data}: not a folder; give that of RACE, or one of its splits such as RACE/test")
+    if any((request.data / level).is_dir() for level in LEVELS):
+        folder = request.data.resolve()
+        return {"data": folder.parent}, {"dev": "valid"}.get(folder.name, folder.name)
+    return {"data": request.data}, request.config.split
 
 
 def _masked_lm(request: Request) -> dict[str, Any]:

@@ -66,9 +66,7 @@ class ScoreConfig:
 
 
 def _main(argv: Sequence[str]) -> int:
-    from roberta.text_metrics.bertscore import BertScoreConfig
-    from roberta.text_metrics.comparison import Scoring
-    from roberta.text_metrics.infilling import InfillingConfig
+    from roberta.text_metrics.options import BertScoreConfig, InfillingConfig
     from roberta.text_metrics.significance import SignificanceConfig
     from roberta.text_metrics.surface import SurfaceConfig
 
@@ -81,6 +79,8 @@ def _main(argv: Sequence[str]) -> int:
     add_arguments(parser, InfillingConfig, title="infill")
     given = parser.parse_args(argv)
     config = from_namespace(ScoreConfig, given)
+    from roberta.text_metrics.comparison import Scoring
+
     model = None if config.model is None else _model(config)
     if config.infill:
         result = _infill(given.texts, config, from_namespace(InfillingConfig, given), model)

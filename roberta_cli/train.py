@@ -81,6 +81,7 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
 def _main(argv: Sequence[str]) -> int:
     recipe, dry_run = parse(argv)
     from roberta.distributed import leave_world
+    from roberta.model_card import write_run_cards
     from roberta.trainer import Trainer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -97,6 +98,7 @@ def _main(argv: Sequence[str]) -> int:
     finally:
         leave_world()
     if trainer.world.is_main:
+        write_run_cards(recipe.trainer.save_dir)
         print(json.dumps({"save_dir": str(recipe.trainer.save_dir), "valid": metrics}))
     return 0
 

@@ -222,7 +222,7 @@ def test_a_trajectory_equals_fairseqs(shared, tmp_path):
 
 def test_dropout_masks_differ_from_update_to_update(recipe):
     trainer = Trainer(recipe)
-    trainer.schedule = lambda num_updates: 0.0
+    trainer.timetable.lr = lambda num_updates: 0.0
     batch = trainer.train_samples.batch(torch.arange(4).numpy(), seed=1, epoch=1)
     losses = []
     for _ in range(2):

@@ -128,23 +128,23 @@ def test_a_run_of_epochs_has_the_updates_of_its_epochs(recipe):
     trainer = trained(recipe, **options)
     per_epoch = math.ceil(len(trainer.train_samples) / 4)
     assert per_epoch > 5
-    assert trainer.position.num_updates == trainer.max_update == 2 * per_epoch
+    assert trainer.position.num_updates == trainer.timetable.max_update == 2 * per_epoch
     assert [record["num_updates"] for record in records(trainer, "valid")] == [per_epoch, 2 * per_epoch]
     assert steps(trainer) == [per_epoch, 2 * per_epoch]
     assert records(trainer, "train")[-1]["lr"] == pytest.approx(1e-2 / (2 * per_epoch))  # decayed over the epochs
 
 
 def test_the_smaller_limit_of_updates_and_epochs_ends_a_run(recipe):
-    assert Trainer(with_options(recipe, max_update=5, max_epoch=1)).max_update == 5
-    one_epoch = Trainer(with_options(recipe, max_update=None, max_epoch=1)).max_update
-    assert Trainer(with_options(recipe, max_update=1000, max_epoch=1)).max_update == one_epoch
+    assert Trainer(with_options(recipe, max_update=5, max_epoch=1)).timetable.max_update == 5
+    one_epoch = Trainer(with_options(recipe, max_update=None, max_epoch=1)).timetable.max_update
+    assert Trainer(with_options(recipe, max_update=1000, max_epoch=1)).timetable.max_update == one_epoch
 
 
 def test_accumulation_may_grow_from_epoch_to_epoch(recipe):
     options = {"max_update": None, "max_epoch": 4, "update_freq": (1, 2, 4), "batch_size": 8}
     trainer = Trainer(with_options(recipe, **options))
     batches = math.ceil(len(trainer.train_samples) / 8)
-    assert trainer.max_update == batches + math.ceil(batches / 2) + 2 * math.ceil(batches / 4)
+    assert trainer.timetable.max_update == batches + math.ceil(batches / 2) + 2 * math.ceil(batches / 4)
     seen: dict[int, list[int]] = {}
     for sample_ids in trainer._updates():
         seen.setdefault(trainer.position.epoch, []).append(len(sample_ids))
@@ -156,7 +156,7 @@ def test_accumulation_may_grow_from_epoch_to_epoch(recipe):
 def test_a_run_of_epochs_resumed_with_another_accumulation_still_ends_with_its_last_epoch(recipe):
     options = {"max_update": None, "max_epoch": 2, "save_interval_updates": 5}
     trainer = Trainer(with_options(recipe, **options))
-    per_epoch = trainer.max_update // 2
+    per_epoch = trainer.timetable.max_update // 2
     save = trainer._save
 
     def save_and_be_killed() -> None:
@@ -193,7 +193,7 @@ def test_a_finished_run_of_epochs_can_be_prolonged_by_an_epoch(recipe):
 )
 def test_a_warmup_may_be_a_share_of_the_run(recipe, schedule):
     trainer = Trainer(with_schedule(with_options(recipe, max_update=16), schedule))
-    assert [trainer.schedule(n) for n in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [trainer.timetable.lr(n) for n in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_adamw_trains_in_torchs_form(recipe):
@@ -504,7 +504,7 @@ def test_the_best_validation_is_kept_and_opened_first(recipe):
     """The loss rises from the third validation on, as the rate grows out of bounds."""
     recipe = with_options(recipe, validate_interval_updates=2, max_update=8, keep_best=True)
     trainer = Trainer(recipe)
-    trainer.schedule = lambda n: 1e-2 if n < 4 else 10.0
+    trainer.timetable.lr = lambda n: 1e-2 if n < 4 else 10.0
     trainer.train()
     losses = {record["num_updates"]: record["loss"] for record in records(trainer, "valid")}
     best = min(losses, key=losses.__getitem__)

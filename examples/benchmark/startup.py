@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
@@ -24,8 +25,6 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.models.heads import MaskedLMHeadConfig
 from roberta.models.roberta import RobertaModel, preset_config
 
-COMMANDS = ("preprocess", "train", "finetune", "eval", "convert", "plot", "quickstart")
-MODULES = {"eval": "evaluate"}
 ANSWER = "import sys, roberta; model = roberta.from_pretrained(sys.argv[1])"
 FILL = f"{ANSWER}; model.fill_mask('The capital of France is <mask>.')"
 THEIRS = "import transformers; transformers.RobertaForMaskedLM"
@@ -40,9 +39,9 @@ def programs(models: dict[str, Path]) -> dict[str, list[str]]:
         "import roberta.hub": ["-c", "import roberta.hub"],
         "import transformers' RoBERTa": ["-c", THEIRS],
     }
-    for command in COMMANDS:
-        module = MODULES.get(command, command)
-        rows[f"roberta-{command} --help"] = ["-m", f"roberta_cli.{module}", "--help"]
+    for command in sorted(entry_points(group="console_scripts"), key=lambda command: command.name):
+        if command.module.startswith("roberta_cli."):
+            rows[f"{command.name} --help"] = ["-m", command.module, "--help"]
     for preset, folder in models.items():
         rows[f"open {preset}"] = ["-c", ANSWER, str(folder)]
         rows[f"open {preset}, fill a mask"] = ["-c", FILL, str(folder)]

@@ -177,6 +177,17 @@ def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> 
                 check.result()  # if the content is wrong, that is why the rest failed
 
 
+def training_options(folder: Path) -> dict[str, Any]:
+    """Return all options of the run that wrote a checkpoint folder, by component; nothing where no run did.
+
+    Raises:
+        CheckpointError: the folder is damaged.
+    """
+    files = _listed(folder)
+    check_content(folder / CONFIG, files[folder / CONFIG], CheckpointError)
+    return dict(read_json(folder / CONFIG).get("training", {}))
+
+
 def _read(folder: Path, *, training: bool) -> Checkpoint:
     try:
         config = read_json(folder / CONFIG)

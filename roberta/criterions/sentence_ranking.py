@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roberta.layout import Batch
+from roberta.layout import NO_TARGET, Batch
 from roberta.registry import CRITERIONS
-
-_UNTOLD = -1
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class SentenceRankingLoss:
         """Return the summed loss of scores (B, 1), and the sums to log: `loss` and `correct`."""
         assert batch.groups is not None, "a batch of questions says how many options each has"
         scores = batch.groups.pad(outputs.float().squeeze(1), -torch.inf)  # (Q, most options)
-        loss = F.cross_entropy(scores, batch.targets, ignore_index=_UNTOLD, reduction="sum")
+        loss = F.cross_entropy(scores, batch.targets, ignore_index=NO_TARGET, reduction="sum")
         return loss, {"loss": loss.detach(), "correct": (scores.argmax(dim=1) == batch.targets).sum()}
 
     def metrics(self, sums: Mapping[str, float], num_targets: int) -> dict[str, float]:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from roberta.config import option
 from roberta.errors import ConfigError
-from roberta.layout import Batch, SequenceLayout
+from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.registry import CRITERIONS
-
-_NO_ANSWER = -1
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class WSCLoss:
         answers = batch.targets[: batch.groups.num_sequences]
         scores = batch.groups.pad(outputs.float().squeeze(1), -torch.inf)  # (Q, most candidates)
         if self.config.wsc_cross_entropy:
-            loss = F.cross_entropy(scores, answers, ignore_index=_NO_ANSWER, reduction="sum")
+            loss = F.cross_entropy(scores, answers, ignore_index=NO_TARGET, reduction="sum")
         else:
             loss = self._margin(scores, answers, batch.groups.is_token)
         return loss, {"loss": loss.detach(), "correct": (scores.argmax(dim=1) == answers).sum()}
@@ -73,7 +71,7 @@ class WSCLoss:
     def _margin(self, scores: Tensor, answers: Tensor, is_candidate: Tensor) -> Tensor:
         right = scores.gather(1, answers.clamp(min=0).unsqueeze(1))  # (Q, 1)
         columns = torch.arange(scores.shape[1], device=scores.device)
-        is_wrong = is_candidate & (columns != answers.unsqueeze(1)) & (answers != _NO_ANSWER).unsqueeze(1)
+        is_wrong = is_candidate & (columns != answers.unsqueeze(1)) & (answers != NO_TARGET).unsqueeze(1)
         excess = (scores - right + self.config.wsc_margin_beta).clamp(min=0)  # (Q, most candidates)
         return torch.where(is_wrong, self.config.wsc_margin_alpha * excess - right, 0).sum()
 

@@ -48,7 +48,7 @@ def _noun_runs(parts_of_speech: Sequence[str]) -> list[tuple[int, int]]:
 
 @functools.cache
 def _pipeline() -> Any:
-    advice = f"pip install spacy, then python -m spacy download {PIPELINES[-1]}; or give the candidates yourself"
+    advice = f"pip install spacy, then python -m spacy download {PIPELINES[-1]}"
     try:
         spacy: Any = importlib.import_module("spacy")
     except ImportError as error:

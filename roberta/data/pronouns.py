@@ -58,7 +58,9 @@ def parse_marks(sentence: str) -> MarkedSentence:
     MarkedSentence(before='The trophy fell because ', pronoun='it', after=' was big.', query='trophy')
     """
     pronouns = _PRONOUN.findall(sentence)
-    if len(pronouns) != 1 or not pronouns[0].strip():
+    if len(pronouns) == 1 and not pronouns[0].strip():
+        raise DataError(f"{sentence!r:.80}: the brackets are empty; put the pronoun into them, as in {_EXAMPLE}")
+    if len(pronouns) != 1:
         raise DataError(f"{sentence!r:.80} has {len(pronouns)} pronouns in [brackets]; expected one, as in {_EXAMPLE}")
     before, _, after = _PRONOUN.split(sentence)
     queries = _QUERY.findall(before) + _QUERY.findall(after)

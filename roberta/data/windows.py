@@ -18,6 +18,8 @@ from roberta.answers import Answers, WindowOutputs, find_answers
 from roberta.data.tokenizer import Span, Tokenizer
 from roberta.errors import ConfigError
 
+STRIDE, MAX_QUESTION_TOKENS = 128, 64  # of sequences as long as RoBERTa takes
+
 _NUM_SPECIALS = 4  # <s> before the question, </s></s> behind it, </s> at the end
 _LENGTH_WEIGHT = 0.01  # of two windows that see as much around a token, the longer one has it
 
@@ -38,6 +40,19 @@ class WindowSizes:
                 f"{max(room, 0)} for the passage, and windows are {self.stride} apart; "
                 "all must be at least 1, and windows no further apart than that, or tokens would be lost"
             )
+
+
+def fitting_sizes(max_tokens: int, *, stride: int | None = None, max_question_tokens: int | None = None) -> WindowSizes:
+    """Return sizes for sequences of `max_tokens`; what is not given is as in training, or less where they are short.
+
+    Raises:
+        ConfigError: what is given leaves too little room for the passage.
+    """
+    if stride is None:
+        stride = min(STRIDE, max_tokens // 4)
+    if max_question_tokens is None:
+        max_question_tokens = min(MAX_QUESTION_TOKENS, max_tokens // 2)
+    return WindowSizes(max_tokens, stride, max_question_tokens)
 
 
 @dataclass(frozen=True)

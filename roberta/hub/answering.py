@@ -4,13 +4,14 @@ Shapes: S tokens of a window, K outputs of the head.
 """
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roberta.data.windows import Windows, WindowSizes
+from roberta.data.windows import Windows, fitting_sizes
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, as_texts
 from roberta.hub.predicting import batched_logits
@@ -55,9 +56,13 @@ def answer(
         raise ConfigError(
             f"head {head!r} ({type(config).__name__}) finds no spans; train one with roberta-finetune squad"
         )
-    for name, value in (("topk", topk), ("max_answer_tokens", max_answer_tokens)):
-        if value < 1:
+    for name, value in (("topk", topk), ("max_answer_tokens", max_answer_tokens), ("stride", stride or 1)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise DataError(f"{name} is {value!r:.60}; expected a whole number")
+        if value < 1 and name != "stride":
             raise DataError(f"{name} is {value}; it must be at least 1")
+    if threshold is not None and not isinstance(threshold, Real):
+        raise DataError(f"threshold is {threshold!r:.60}; expected a probability, or None")
     windows = _windows(engine, pairs, stride)
     sequences = [windows.tokens(window).tolist() for window in range(len(windows))]
     outputs = rows_of_windows(batched_logits(engine, head, sequences), windows.sizes)
@@ -80,11 +85,7 @@ def rows_of_windows(batches: Iterable[tuple[list[int], Tensor]], sizes: NDArray[
 
 def _windows(engine: Engine, pairs: Sequence[tuple[str, str]], stride: int | None) -> Windows:
     max_tokens = engine.model.config.max_positions
-    sizes = WindowSizes(
-        max_tokens=max_tokens,
-        stride=max_tokens // 4 if stride is None else stride,
-        max_question_tokens=max_tokens // 2,
-    )
+    sizes = fitting_sizes(max_tokens, stride=stride, max_question_tokens=max_tokens // 2)
     windows = Windows(engine.tokenizer, [question for question, _ in pairs], [context for _, context in pairs], sizes)
     if windows.num_cut:
         raise DataError(

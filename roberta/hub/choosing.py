@@ -3,7 +3,7 @@
 Shapes: B sequences, M masked rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -41,6 +41,8 @@ def as_questions(context: Any, question: Any, options: Any) -> tuple[list[Choice
     """
     questions, single = as_texts(question)
     contexts = [context] * len(questions) if isinstance(context, str) else as_word_list(context, "contexts")
+    if not single and not isinstance(options, Iterable):
+        raise DataError(f"options are {options!r:.60}; expected a list of options for each question")
     lists = [options] if single else list(options)
     if not len(contexts) == len(questions) == len(lists):
         raise DataError(
@@ -91,6 +93,8 @@ def disambiguate(
         ConfigError: no candidates are given, and spaCy is not installed.
         DataError: a sentence is not marked as it should be, is too long, or has no candidates.
     """
+    if candidates is not None and (isinstance(candidates, str) or not isinstance(candidates, Sequence)):
+        raise DataError(f"candidates are {candidates!r:.60}; expected a list of them for each sentence")
     if candidates is not None and len(candidates) != len(sentences):
         raise DataError(f"{len(candidates)} lists of candidates for {len(sentences)} sentences; give one for each")
     marked = [parse_marks(sentence) for sentence in sentences]
@@ -122,7 +126,7 @@ def _choice(example: ChoiceExample, scores: torch.Tensor) -> Choice:
 
 def _phrases(sentence: MarkedSentence, given: Any) -> list[str]:
     """Return the candidates of a sentence, the query first if it has one."""
-    others = noun_phrases(sentence.text) if given is None else as_word_list(given, "candidates")
+    others = _noun_phrases(sentence.text) if given is None else as_word_list(given, "candidates")
     if sentence.query is None:
         if not others:
             raise DataError(f"no candidates for {sentence.text!r:.60}; give some with candidates=[...]")
@@ -133,6 +137,13 @@ def _phrases(sentence: MarkedSentence, given: Any) -> list[str]:
             f"no candidates beside {sentence.query!r} for {sentence.text!r:.60}; give some with candidates=[...]"
         )
     return [sentence.query, *others]
+
+
+def _noun_phrases(text: str) -> list[str]:
+    try:
+        return noun_phrases(text)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or give the candidates yourself, with candidates=[...]") from error
 
 
 def _scores(engine: Engine, candidates: Sequence[MaskedCandidate]) -> list[float]:

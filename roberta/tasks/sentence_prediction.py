@@ -21,7 +21,8 @@ from roberta.data.indexed import idx_path
 from roberta.data.readers.binarized import binarized_dictionary, binarized_labels, read_binarized
 from roberta.data.readers.folders import read_folders
 from roberta.data.readers.glue import GLUE, glue_splits, read_glue
-from roberta.data.readers.table import TableFormat, find_split, read_table, tables_of
+from roberta.data.readers.split_files import find_split_file, has_split_file
+from roberta.data.readers.table import KINDS, TableFormat, read_table
 from roberta.data.submission import write_submission
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, VocabError, choices
@@ -165,7 +166,7 @@ class SentencePredictionTask(Task):
         there = {
             "folders": (config.data / "test").is_dir(),
             "binarized": idx_path(config.data / "input0" / "test").is_file(),
-            "table": config.data.is_dir() and bool(tables_of(config.data, "test")),
+            "table": config.data.is_dir() and has_split_file(config.data, "test", KINDS),
         }
         return ("test",) if there[config.data_layout] else ()
 
@@ -227,7 +228,7 @@ class SentencePredictionTask(Task):
             return not (config.data / "valid").is_dir()
         if config.data_layout != "table":
             return False
-        return config.data.is_file() or not tables_of(config.data, "valid")
+        return config.data.is_file() or not has_split_file(config.data, "valid", KINDS)
 
     def _read(self, split: str) -> Sequence[Example]:
         """Return the examples of a split as they stand in the data; those of a test split may lack labels."""
@@ -241,7 +242,7 @@ class SentencePredictionTask(Task):
             return read_glue(_diagnostic(config.data), AX, "test")
         if config.data_layout in GLUE:
             return read_glue(config.data, config.data_layout, split)
-        path = config.data if config.data.is_file() else find_split(config.data, split)
+        path = config.data if config.data.is_file() else find_split_file(config.data, split, KINDS)
         return read_table(path, config, needs_labels=needs_labels)
 
 

@@ -7,7 +7,7 @@ Shapes: Q questions, B sequences, T packed tokens.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import exp
 from pathlib import Path
 from typing import Any, Literal
@@ -16,21 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roberta.config import option
+from roberta.config import flag, option
 from roberta.data.examples import ChoiceExample
 from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
 from roberta.data.readers.choices import ChoiceFields, read_choices
-from roberta.data.readers.race import read_race
-from roberta.data.readers.split_files import find_split_file, has_split_file
+from roberta.data.readers.race import LEVELS, read_race
+from roberta.data.readers.split_files import advice_for, find_split_file, has_split_file
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
-from roberta.layout import Batch, SequenceLayout
+from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import ChoiceHeadConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Prediction, Samples, Task
 
-UNTOLD = -1  # the target of a question without an answer, which the criterion passes over
-
+_KINDS = (".jsonl",)
+_FILE_OPTIONS = ("train_file", "valid_file")
 _RACE_SPLITS = {"valid": "dev"}
 _TEST = "test"  # the split whose answers may be secret
 
@@ -54,6 +54,10 @@ class SentenceRankingTaskConfig(ChoiceFields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data_layout == "race":
+            for field in (*fields(ChoiceFields), *(field for field in fields(self) if field.name in _FILE_OPTIONS)):
+                if getattr(self, field.name) != field.default:
+                    raise ConfigError(f"{flag(field.name)} is for .jsonl; RACE's folders have no choice: leave it out")
         if self.max_option_length < 1:
             raise ConfigError(f"--max-option-length is {self.max_option_length}; it must be at least 1")
         if self.tokens_per_sample <= NUM_SPECIALS:
@@ -78,8 +82,15 @@ class RankedQuestions(Samples):
             tokenizer, examples, max_tokens=config.tokens_per_sample, max_option_tokens=self.max_option_tokens
         )
         self.sizes = np.array([sum(question.lengths) for question in self.questions], dtype=np.int64)
-        self.answers = np.array([UNTOLD if example.answer is None else example.answer for example in examples])
+        self.answers = np.array([NO_TARGET if example.answer is None else example.answer for example in examples])
         self.chance = float(np.mean([1 / len(example.options) for example in examples]))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many questions lost the end of their context, and how many some of an option."""
+        return {
+            "num_truncated": sum(question.is_cut for question in self.questions),
+            "num_options_truncated": sum(question.options_cut for question in self.questions),
+        }
 
     @property
     def max_seqlen(self) -> int:
@@ -97,7 +108,7 @@ class RankedQuestions(Samples):
             layout=layout,
             select=layout.first,
             targets=torch.from_numpy(answers),
-            num_targets=int((answers != UNTOLD).sum()),
+            num_targets=int((answers != NO_TARGET).sum()),
             sample_ids=tuple(sample_ids.tolist()),
             groups=SequenceLayout.from_lengths([len(question.lengths) for question in questions]),
         )
@@ -108,7 +119,7 @@ class RankedQuestions(Samples):
         Raises:
             DataError: no question has an answer.
         """
-        told = self.answers != UNTOLD
+        told = self.answers != NO_TARGET
         if not told.any():
             raise DataError(f"{self.examples[0].source}: neither this question nor another one has an answer to score")
         is_right = np.array([rows.argmax() for rows in outputs]) == self.answers
@@ -139,7 +150,7 @@ class SentenceRankingTask(Task):
     def test_splits(self) -> tuple[str, ...]:
         """Return `test` where the data has such a split."""
         is_race, data = self.config.data_layout == "race", self.config.data
-        has_test = (data / _TEST).is_dir() if is_race else has_split_file(data, _TEST, ".jsonl")
+        has_test = (data / _TEST).is_dir() if is_race else has_split_file(data, _TEST, _KINDS)
         return (_TEST,) if has_test else ()
 
     def samples(self, split: str) -> RankedQuestions:
@@ -159,22 +170,25 @@ class SentenceRankingTask(Task):
         return samples
 
     def _read(self, split: str) -> list[ChoiceExample]:
-        if self.config.data_layout == "race":
-            return read_race(self.config.data / _RACE_SPLITS.get(split, split))
-        named = {"train": self.config.train_file, "valid": self.config.valid_file}.get(split)
         folder = self.config.data
-        return read_choices(folder / named if named else find_split_file(folder, split, ".jsonl"), self.config)
+        if self.config.data_layout == "race":
+            inner = folder / _RACE_SPLITS.get(split, split)
+            if not inner.is_dir() and any((folder / level).is_dir() for level in LEVELS):
+                raise DataError(f"{folder}: this is one split of RACE; give the folder that holds train and dev")
+            return read_race(inner)
+        named = {"train": self.config.train_file, "valid": self.config.valid_file}.get(split)
+        path = folder / named if named else find_split_file(folder, split, _KINDS, advice=advice_for(split))
+        return read_choices(path, self.config)
 
     def _report(self, samples: RankedQuestions, split: str) -> None:
-        cut = sum(question.is_cut for question in samples.questions)
-        options = sum(question.options_cut for question in samples.questions)
+        counts = samples.counts()
         _LOGGER.info(
             "%s: %d questions; %d with a context cut to fit %d tokens, %d with options cut to %d tokens",
             split,
             len(samples),
-            cut,
+            counts["num_truncated"],
             self.config.tokens_per_sample,
-            options,
+            counts["num_options_truncated"],
             samples.max_option_tokens,
         )
 

@@ -8,7 +8,7 @@ Shapes: W windows, B windows of a batch, K outputs of the head.
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from roberta.answers import Answers, write_answers
 from roberta.config import option
-from roberta.data.readers.squad import Question, Version, read_squad, with_answers_in_place
+from roberta.data.readers.squad import Question, Version, num_out_of_place, read_squad, with_answers_in_place
 from roberta.data.tokenizer import Span, Tokenizer
-from roberta.data.windows import EncodedPassage, Windows, WindowSizes
+from roberta.data.windows import MAX_QUESTION_TOKENS, STRIDE, EncodedPassage, Windows, WindowSizes
 from roberta.errors import ConfigError, DataError
 from roberta.layout import Batch, SequenceLayout
 from roberta.metrics import squad1_scores, squad2_scores
@@ -45,8 +45,8 @@ class SpanTaskConfig:
     dev: Path | None = option(None, help="SQuAD's development file, where --data is a file")
     version: Version = option("1.1", help="SQuAD 1.1, or 2.0, where questions may have no answer")
     tokens_per_sample: int = option(512, help="tokens of a question and its window of a passage at most")
-    doc_stride: int = option(128, help="tokens from the beginning of a window to that of the next one")
-    max_question_length: int = option(64, help="tokens of a question at most; the end is cut")
+    doc_stride: int = option(STRIDE, help="tokens from the beginning of a window to that of the next one")
+    max_question_length: int = option(MAX_QUESTION_TOKENS, help="tokens of a question at most; the end is cut")
     max_answer_length: int = option(30, help="tokens of a predicted answer at most")
     head_dropout: float = option(0.0, help="dropout before the output layer of the head")
 
@@ -84,6 +84,7 @@ class QuestionWindows(Samples):
         self.sizes = self.windows.sizes
         spans = [_gold_span(*pair) for pair in zip(questions, self.windows.passages, strict=True)]
         self.targets = np.column_stack((self.windows.rows(spans), self.windows.prefixes))  # (W, 3)
+        self._decoded: tuple[Sequence[NDArray[np.float32]], dict[str, Answers]] | None = None
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return these windows; their targets are (B, 3), as the span loss takes them."""
@@ -102,25 +103,39 @@ class QuestionWindows(Samples):
         found = self.windows.answers(outputs, max_answer_tokens=self.config.max_answer_length, n_best=n_best)
         return {question.id: answers for question, answers in zip(self.questions, found, strict=True)}
 
+    def counts(self) -> dict[str, int]:
+        """Return how many questions are cut."""
+        return {"num_questions_truncated": self.windows.num_cut}
+
     def score(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """Return the official figures; those of 2.0 with answers given up to the threshold that has the best F1.
 
         Raises:
             DataError: a question of 1.1 has no gold answer.
         """
-        return score_answers(self.questions, self.answers(outputs, n_best=1), self.config.version)
+        is_decoded = self._decoded is not None and self._decoded[0] is outputs
+        answers = self._written(outputs) if is_decoded else self.answers(outputs, n_best=1)
+        return score_answers(self.questions, answers, self.config.version)
 
     def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """Return the answer to each question, and the probabilities of the likeliest ones."""
-        answers = self.answers(outputs, n_best=_SHOWN)
+        answers = self._written(outputs)
         threshold = self._threshold(answers)
-        return [_prediction(question, answers[question.id], threshold) for question in self.questions]
+        shown = {name: replace(found, best=found.best[:_SHOWN]) for name, found in answers.items()}
+        return [_prediction(question, shown[question.id], threshold) for question in self.questions]
 
     def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
-        """Write `predictions.json`, `nbest.json` and `na_prob.json` as SQuAD's official scorers read them."""
-        answers = self.answers(outputs, n_best=_WRITTEN)
-        threshold = self._threshold(answers)
-        write_answers(folder, answers, threshold=1.0 if threshold is None else threshold)
+        """Write `predictions.json`, `nbest.json` and `na_prob.json` as SQuAD's official scorers read them.
+
+        With the threshold of the figures, `best_f1_thresh`, those of 2.0 score what `score` says.
+        """
+        write_answers(folder, self._written(outputs), may_have_none=self.config.version == "2.0")
+
+    def _written(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, Answers]:
+        """Return the answers that go into files; those of the outputs that were given last are kept."""
+        if self._decoded is None or self._decoded[0] is not outputs:
+            self._decoded = outputs, self.answers(outputs, n_best=_WRITTEN)
+        return self._decoded[1]
 
     def _threshold(self, answers: Mapping[str, Answers]) -> float | None:
         """Return the probability of no answer above which none is given, that of the best F1; None for 1.1."""
@@ -152,9 +167,17 @@ class SpanTask(Task):
         path = _file(self.config, split)
         questions = read_squad(path, self.config.version)
         if split == "train":
+            if not any(question.answers or question.is_impossible for question in questions):
+                raise DataError(f"{path}: no question has an answer told; training needs answers")
             questions = with_answers_in_place(questions)
             if not questions:
                 raise DataError(f"{path}: no question has an answer that stands where it is said to start")
+        elif out_of_place := num_out_of_place(questions):
+            _LOGGER.warning(
+                "%s: %d answers do not stand where they are said to start; predictions are compared with them as they are",
+                path,
+                out_of_place,
+            )
         samples = QuestionWindows(questions, self.tokenizer, self.config)
         _LOGGER.info(
             "%s: %d questions in %d windows, %d of them without the answer; %d questions cut to %d tokens",

@@ -24,20 +24,20 @@ from roberta.config import option
 from roberta.data.examples import REJECTED, PronounExample
 from roberta.data.noun_phrases import noun_phrases, other_candidates
 from roberta.data.pronouns import encode_candidates
-from roberta.data.readers.split_files import find_split_file, has_split_file
+from roberta.data.readers.split_files import advice_for, find_split_file, has_split_file
 from roberta.data.readers.winograd import read_winograd_text, read_winogrande, read_wsc
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.files import write_text
-from roberta.layout import Batch, SequenceLayout
+from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import MaskedLMHeadConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Prediction, Samples, Task
 
-_NO_ANSWER = REJECTED  # the target where no candidate is known to be right; the criterion passes over it
+_CANDIDATES: Literal["noun_phrases"] = "noun_phrases"
 _TEST = "test"  # the split whose answers may be secret
 _SMALLEST = 1e-300  # probability, so that the log of 0 is finite
-_KINDS = {"wsc": ".jsonl", "winogrande": ".jsonl", "text": ".txt"}
+_KINDS = {"wsc": (".jsonl",), "winogrande": (".jsonl",), "text": (".txt",)}
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class WSCTaskConfig:
     train_file: Path | None = option(None, help="file of the train split in the folder, if no name tells")
     valid_file: Path | None = option(None, help="file of the valid split in the folder, if no name tells")
     wsc_candidates: Literal["noun_phrases", "spans"] = option(
-        "noun_phrases",
+        _CANDIDATES,
         help="wsc: what else a pronoun may stand for: the noun phrases of its text, which spaCy finds, or the phrases "
         "that other questions ask about in its place",
     )
@@ -76,6 +76,10 @@ class WSCTaskConfig:
     def __post_init__(self) -> None:
         if self.tokens_per_sample < 3:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; <s>, a mask and </s> need 3")
+        if self.data_layout != "wsc" and self.wsc_candidates != _CANDIDATES:
+            raise ConfigError(
+                "--wsc-candidates is for SuperGLUE's WSC; the other sets name their candidates: leave it out"
+            )
 
 
 class PronounQuestions(Samples):
@@ -106,8 +110,17 @@ class PronounQuestions(Samples):
         ]
         lengths = [sum(len(candidate.tokens) for candidate in question) for question in self.questions]
         self.sizes = np.array(lengths, dtype=np.int64)
-        self.answers = np.array([_NO_ANSWER if example.answer is None else example.answer for example in examples])
+        self.answers = np.array(
+            [NO_TARGET if example.answer in (None, REJECTED) else example.answer for example in examples]
+        )
         self.chance = float(np.mean([1 / len(example.candidates) for example in examples]))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many questions lost some of their text, and how many have but one candidate, which then wins."""
+        return {
+            "num_truncated": sum(candidates[0].is_cut for candidates in self.questions),
+            "num_single_candidates": sum(len(candidates) == 1 for candidates in self.questions),
+        }
 
     @property
     def max_seqlen(self) -> int:
@@ -128,7 +141,7 @@ class PronounQuestions(Samples):
             layout=SequenceLayout.from_lengths(lengths),
             select=torch.from_numpy(np.concatenate(select)),
             targets=torch.from_numpy(targets),
-            num_targets=int((answers != _NO_ANSWER).sum()),
+            num_targets=int((answers != NO_TARGET).sum()),
             sample_ids=tuple(sample_ids.tolist()),
             groups=SequenceLayout.from_lengths([len(question) for question in questions]),
         )
@@ -187,7 +200,8 @@ class WSCTask(Task):
         """Return the questions of a split; those of a test split may lack answers.
 
         Of the train split the questions whose query is to be rejected are left out: they have no right candidate to
-        learn from. The log counts them, and the texts that are cut.
+        learn from; and those with nothing beside the query, which is then sure to win. Other splits keep the latter:
+        the query is the answer. The log counts them, and the texts that are cut.
 
         Raises:
             ConfigError: noun phrases are asked for, and spaCy is not installed.
@@ -199,19 +213,40 @@ class WSCTask(Task):
             raise DataError(f"{untold.source}: no answer, and the {split} split needs them; leave the question out")
         if self.config.data_layout == "wsc":
             examples = self._with_candidates(examples)
-        rejected = sum(example.answer == REJECTED for example in examples)
-        if split == "train" and rejected:
-            examples = [example for example in examples if example.answer != REJECTED]
-            _LOGGER.info("%s: %d questions without a right candidate to learn from are left out", split, rejected)
-        if not examples:
-            raise DataError(f"{self.config.data}: no question of the {split} split has a right candidate")
+        if split == "train":
+            examples = self._learnable(examples)
         submission = _SUBMISSIONS.get(self.config.data_layout) if split == _TEST else None
         samples = PronounQuestions(examples, self.tokenizer, self.config.tokens_per_sample, submission)
-        cut = sum(candidates[0].is_cut for candidates in samples.questions)
+        counts = samples.counts()
         _LOGGER.info(
-            "%s: %d questions; %d of them cut to fit %d tokens", split, len(samples), cut, self.config.tokens_per_sample
+            "%s: %d questions; %d of them cut to fit %d tokens",
+            split,
+            len(samples),
+            counts["num_truncated"],
+            self.config.tokens_per_sample,
         )
+        if counts["num_single_candidates"]:
+            _LOGGER.info(
+                "%s: %d questions with nothing to compare the query with; it is taken for the answer",
+                split,
+                counts["num_single_candidates"],
+            )
         return samples
+
+    def _learnable(self, examples: Sequence[PronounExample]) -> list[PronounExample]:
+        """Return the questions of a train split that teach something."""
+        answered = [example for example in examples if example.answer != REJECTED]
+        if rejected := len(examples) - len(answered):
+            _LOGGER.info("train: %d questions without a right candidate to learn from are left out", rejected)
+        kept = [example for example in answered if len(example.candidates) > 1]
+        if single := len(answered) - len(kept):
+            _LOGGER.info("train: %d questions with nothing to compare the query with are left out", single)
+        if not kept:
+            raise DataError(
+                f"{self.config.data}: no question of the train split has a right candidate and another one to "
+                "compare it with; nothing can be learnt from it"
+            )
+        return kept
 
     def _read(self, split: str) -> list[PronounExample]:
         path = self._path(split)
@@ -225,7 +260,9 @@ class WSCTask(Task):
     def _path(self, split: str) -> Path:
         config = self.config
         named = {"train": config.train_file, "valid": config.valid_file}.get(split)
-        return config.data / named if named else find_split_file(config.data, split, _KINDS[config.data_layout])
+        if named:
+            return config.data / named
+        return find_split_file(config.data, split, _KINDS[config.data_layout], advice=advice_for(split))
 
     def _with_candidates(self, examples: Sequence[PronounExample]) -> list[PronounExample]:
         """Return questions about one phrase with more phrases to compare it with."""
@@ -235,13 +272,20 @@ class WSCTask(Task):
             if self.config.wsc_candidates == "spans":
                 phrases[key] += example.candidates
             elif key not in phrases:
-                phrases[key] = noun_phrases("".join(key))
+                phrases[key] = _noun_phrases("".join(key))
         results = []
         for example in examples:
             (query,) = example.candidates
             others = other_candidates(phrases[example.before, example.pronoun, example.after], query)
             results.append(replace(example, candidates=(query, *dict.fromkeys(others))))
         return results
+
+
+def _noun_phrases(text: str) -> list[str]:
+    try:
+        return noun_phrases(text)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or do without it: --wsc-candidates spans") from error
 
 
 def _is_right(best: int, answer: int) -> bool:

@@ -18,29 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.hub.border import Engine, inference
 from roberta.models.roberta import RobertaModel
 from roberta.progress import progress_bar
+from roberta.text_metrics.options import BertScoreConfig
 from roberta.text_metrics.parallel import Texts
 
 _LINES = 256  # whose features are in memory at once
 _BEST_LAYERS = {12: 10, 24: 17}  # by the number of them: of base and large, as the tool has tuned them on WMT16
 _LARGE_MNLI, _BEST_OF_LARGE_MNLI = 24, 19
 _BEST_PART = 5 / 6  # of other models: about where it is of base, and of the small models in the tool's table
-
-
-@dataclass(frozen=True)
-class BertScoreConfig:
-    """Options of BERTScore."""
-
-    layer: int | None = option(
-        None,
-        help="layer whose output is compared, 0 is the embeddings; if not given 10 of 12, 17 of 24, 19 of 24 where the "
-        "model has the head mnli, five sixths of any other number",
-    )
-    idf: bool = option(False, help="weigh tokens by how few of the references have them")
 
 
 @dataclass(frozen=True)

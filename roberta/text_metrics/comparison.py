@@ -1,16 +1,21 @@
-"""The scores of a system by several metrics, and beside them those of a baseline with the chance of the difference."""
+"""The scores of a system by several metrics, and beside them those of a baseline with the chance of the difference.
+
+torch is imported where BERTScore is computed, and not before: the other metrics do without.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from importlib import metadata
+from typing import TYPE_CHECKING, Literal
 
 from roberta.errors import ConfigError
-from roberta.hub.border import Engine
-from roberta.text_metrics.bertscore import BertScoreConfig, bert_score
+from roberta.text_metrics.options import BertScoreConfig
 from roberta.text_metrics.parallel import Texts
 from roberta.text_metrics.significance import SignificanceConfig, mean_p_value, surface_p_value
 from roberta.text_metrics.surface import Score, SurfaceConfig, surface_score
-from roberta.versions import versions
+
+if TYPE_CHECKING:
+    from roberta.hub.border import Engine
 
 MetricName = Literal["bleu", "chrf", "chrf++", "ter", "bertscore"]
 BERTSCORE: MetricName = "bertscore"
@@ -20,7 +25,7 @@ BERTSCORE: MetricName = "bertscore"
 class Model:
     """What BERTScore compares features with, and its name in signatures."""
 
-    engine: Engine
+    engine: "Engine"
     name: str
 
 
@@ -73,12 +78,14 @@ class Scoring:
 
     def _bert_score(self, texts: Texts) -> Score:
         """Return the F1 of BERTScore, from 0 to 1, with precision and recall."""
+        from roberta.text_metrics.bertscore import bert_score
+
         assert self.model is not None
         found = bert_score(self.model.engine, texts, self.bert)
         mean = found.mean
         signature = (
             f"nrefs:{texts.num_references}|model:{self.model.name}|layer:{found.layer}|"
-            f"idf:{'yes' if self.bert.idf else 'no'}|version:roberta {versions()['roberta']}"
+            f"idf:{'yes' if self.bert.idf else 'no'}|version:roberta {metadata.version('roberta')}"
         )
         details = {"precision": mean.precision, "recall": mean.recall, "truncated": found.num_truncated}
         return Score(mean.f1, signature, details, tuple(match.f1 for match in found.matches))

@@ -9,32 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roberta.config import option
 from roberta.data.dictionary import MASK
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import ConfigError, DataError
+from roberta.errors import DataError
 from roberta.hub.border import Engine, inference
-from roberta.hub.filling import Joint, fill
+from roberta.hub.filling import fill
 from roberta.hub.scoring import LM_HEAD
 from roberta.randomness import generator
+from roberta.text_metrics.options import InfillingConfig
 from roberta.text_metrics.surface import SurfaceConfig, metric
-
-
-@dataclass(frozen=True)
-class InfillingConfig:
-    """Options of filling gaps."""
-
-    span_words: int = option(2, help="words of a gap at most, drawn evenly from 1; a line has one gap")
-    joint: Joint = option("beam", help="how the masks of a gap are filled together, as in fill_masks")
-    beam: int = option(5, help="fillings that are kept on the way")
-    seed: int = option(1, help="seed of the choice of words")
-
-    def __post_init__(self) -> None:
-        if self.span_words < 1 or self.beam < 1 or self.seed < 0:
-            raise ConfigError(
-                f"--span-words {self.span_words}, --beam {self.beam}, --seed {self.seed}; "
-                "the first two must be at least 1, the seed at least 0"
-            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """roberta-score: one line of JSON that agrees with the library, and one line of error."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,13 @@ import sacrebleu
 from roberta.checkpoint import native
 from roberta.hub.border import Engine
 from roberta.models.roberta import RobertaConfig
-from roberta.text_metrics.bertscore import BertScoreConfig, bert_score
+from roberta.text_metrics.bertscore import bert_score
+from roberta.text_metrics.options import BertScoreConfig
 from roberta.text_metrics.parallel import parallel
 from roberta_cli.score import main
 from tests.builders import make_byte_tokenizer, make_tiny_model
 
+ROOT = Path(__file__).parents[2]
 SYSTEM = ["the cat sat on the mat", "", "a third line is here"]
 OTHER = ["the cat sat", "the dog ran", "a line here"]
 REFERENCE = ["the cat sat on a mat", "the dog ran off", "a third line was here"]
@@ -61,6 +65,11 @@ def test_without_a_model_the_metrics_of_sacrebleu_are_computed(score):
     assert result["scores"]["chrf"]["score"] == pytest.approx(sacrebleu.corpus_chrf(SYSTEM, [REFERENCE]).score)
     assert result["scores"]["ter"]["score"] == pytest.approx(sacrebleu.corpus_ter(SYSTEM, [REFERENCE]).score)
     assert all("version:" in scores["signature"] for scores in result["scores"].values())
+
+
+def test_without_a_model_torch_is_not_imported(files):
+    code = "import sys; from roberta_cli.score import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, files["system"], "--ref", files["reference"]], cwd=ROOT, check=True)
 
 
 def test_with_a_model_bertscore_stands_beside_them_and_says_how(score, files, engine):

@@ -9,7 +9,8 @@ from roberta.errors import ConfigError
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.text_metrics import bertscore
-from roberta.text_metrics.bertscore import BertScoreConfig, Match, bert_score, layer_of
+from roberta.text_metrics.bertscore import Match, bert_score, layer_of
+from roberta.text_metrics.options import BertScoreConfig
 from roberta.text_metrics.parallel import parallel
 from tests.reference import bertscore as twin
 from tests.reference.encoder import hiddens

@@ -7,7 +7,8 @@ from roberta.errors import ConfigError, DataError
 from roberta.hub.border import inference
 from roberta.hub.filling import Fill, fill
 from roberta.text_metrics import infilling
-from roberta.text_metrics.infilling import InfillingConfig, infill
+from roberta.text_metrics.infilling import infill
+from roberta.text_metrics.options import InfillingConfig
 
 LINES = ["the cat sat on", "two words", "no", "", "x" * 50 + " y", "a b c d e f g"]
 

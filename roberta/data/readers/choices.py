@@ -29,12 +29,23 @@ class ChoiceFields:
         "any: whichever of label, index, letter and text makes sense",
     )
     id_field: str = option("id", help="field of the question's name")
+    question_texts: tuple[str, ...] = option(
+        (), help="WORD=TEXT: the text of a question that is but a word, as in 'cause=What was the cause of this?'"
+    )
 
     def __post_init__(self) -> None:
         if not self.context_field and not self.question_field:
             raise ConfigError("neither --context-field nor --question-field is given; name one of them")
         if not self.option_fields:
             raise ConfigError("--option-fields is empty; name the field of the list of options, or one for each")
+        for pair in self.question_texts:
+            word, _, text = pair.partition("=")
+            if not word.strip() or not text.strip():
+                raise ConfigError(f"--question-texts {pair!r}; expected WORD=TEXT, such as 'effect=What happened?'")
+
+    def question(self, found: str) -> str:
+        """Return the text of a question in place of its word, or the question as it is."""
+        return dict(pair.split("=", 1) for pair in self.question_texts).get(found, found)
 
 
 # arXiv:1811.00937; OpenBookQA (arXiv:1809.02789) and ARC (arXiv:1803.05457) have the same layout
@@ -55,6 +66,7 @@ COPA = ChoiceFields(  # in SuperGLUE's form, arXiv:1905.00537
     answer_field="label",
     answer_form="index",
     id_field="idx",
+    question_texts=("cause=What was the cause of this?", "effect=What happened as a result?"),
 )
 
 # options of the task sentence_ranking by the name of a set
@@ -84,7 +96,7 @@ def read_choices(path: Path, fields: ChoiceFields) -> list[ChoiceExample]:
 def _example(row: Row, fields: ChoiceFields) -> ChoiceExample:
     options, labels = _options(row, fields.option_fields)
     context = row.get(fields.context_field, str).strip() if fields.context_field else ""
-    question = row.get(fields.question_field, str).strip() if fields.question_field else ""
+    question = fields.question(row.get(fields.question_field, str).strip()) if fields.question_field else ""
     if not context and not question:
         raise DataError(f"{row.source}: context and question are empty; mend the line or leave it out")
     answer = row.find(fields.answer_field)
@@ -97,15 +109,28 @@ def _example(row: Row, fields: ChoiceFields) -> ChoiceExample:
 def _options(row: Row, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the texts of the options, and their labels where they have some."""
     items: list[Any] = _items(row, names[0]) if len(names) == 1 else [row.get(name, str) for name in names]
-    has_labels = bool(items) and all(isinstance(item, dict) for item in items)
-    texts = [item.get("text") for item in items] if has_labels else items
-    labels = tuple(str(item.get("label", "")) for item in items) if has_labels else ()
+    are_objects = bool(items) and all(isinstance(item, dict) for item in items)
+    texts = [item.get("text") for item in items] if are_objects else items
+    labels = _labels(items, row.source) if are_objects else ()
     if len(texts) < 2:
         raise DataError(f"{row.source}: {len(texts)} options; a question needs at least 2")
     for number, text in enumerate(texts, start=1):
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{row.source}: option {number} is {text!r:.60}; expected a text that is not empty")
     return tuple(texts), labels
+
+
+def _labels(items: list[dict[str, Any]], source: str) -> tuple[str, ...]:
+    """Return the labels of options that are objects; none where none of them has one."""
+    found = [item.get("label") for item in items]
+    labels = ["" if label is None else str(label) for label in found]
+    if not any(labels):
+        return ()
+    if not all(labels):
+        raise DataError(f"{source}: option {labels.index('') + 1} has no label, and others have one; mend the line")
+    if len(set(labels)) < len(labels):
+        raise DataError(f"{source}: labels {', '.join(labels)}: one of them stands there twice; mend the line")
+    return tuple(labels)
 
 
 def _items(row: Row, name: str) -> list[Any]:

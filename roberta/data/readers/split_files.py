@@ -7,34 +7,48 @@ from roberta.data.text import COMPRESSED
 from roberta.errors import DataError
 
 _WORDS = {"valid": ("valid", "dev", "val", "validation")}
+_ADVICE = "keep one of them"
 
 
-def find_split_file(folder: Path, split: str, kind: str) -> Path:
+def find_split_file(folder: Path, split: str, kinds: tuple[str, ...], *, advice: str = _ADVICE) -> Path:
     """Return the file of a split: for .jsonl `train.jsonl`, `dev_rand_split.jsonl.xz`, `ARC-Easy-Test.jsonl` and so on.
 
-    One of the words in its name is the split (dev, val and validation stand for valid), and its kind, packed or not,
-    ends the name. A file that is named by that word alone comes first.
+    One of the words in its name is the split (dev, val and validation stand for valid), and one of the kinds, packed or
+    not, ends the name. A file that is named by that word alone comes first. advice: what to do where there are several.
 
     Raises:
         DataError: there is none, or more than one.
     """
-    found, names = _found(folder, split, kind)
+    found, names = _found(folder, split, kinds)
     if len(found) == 1:
         return folder / found[0]
-    there = f"{' and '.join(found)} could each be it" if found else f"found: {', '.join(names) or 'nothing'}"
-    wanted = f"{' or '.join(_WORDS.get(split, (split,)))}{kind}"
-    raise DataError(f"{folder}: not one file of the {split} split; expected {wanted}; {there}")
+    if found:
+        raise DataError(
+            f"{folder}: not one file of the {split} split: {' and '.join(found)} could each be it; {advice}"
+        )
+    there = (", ".join(names) or "nothing") if folder.is_dir() else "no such folder"
+    raise DataError(
+        f"{folder}: no file of the {split} split; expected one named {' or '.join(_WORDS.get(split, (split,)))} with "
+        f"{' or '.join(kinds)}, packed ({', '.join(COMPRESSED)}) or not; found: {there}"
+    )
 
 
-def has_split_file(folder: Path, split: str, kind: str) -> bool:
-    """Tell whether `find_split_file` finds a file."""
-    return len(_found(folder, split, kind)[0]) == 1
+def has_split_file(folder: Path, split: str, kinds: tuple[str, ...]) -> bool:
+    """Tell whether there is a file of a split, or several, which `find_split_file` refuses."""
+    return bool(_found(folder, split, kinds)[0])
 
 
-def _found(folder: Path, split: str, kind: str) -> tuple[list[str], list[str]]:
+def advice_for(split: str) -> str:
+    """Return what to do about several files of a split where options name those of train and valid."""
+    if split == "train":
+        return "name one with --train-file"
+    return "name one with --valid-file, or give roberta-eval the file itself" if split == "valid" else _ADVICE
+
+
+def _found(folder: Path, split: str, kinds: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Return the files that can be a split, and all files of the folder."""
-    words = _WORDS.get(split, (split,))
-    ending = re.compile(rf"{re.escape(kind)}({'|'.join(map(re.escape, COMPRESSED))})?$")
+    words = tuple(word.lower() for word in _WORDS.get(split, (split,)))
+    ending = re.compile(rf"({'|'.join(map(re.escape, kinds))})({'|'.join(map(re.escape, COMPRESSED))})?$")
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     stems = {name: ending.sub("", name).lower() for name in names if ending.search(name)}
     exact = [name for name, stem in stems.items() if stem in words]

@@ -3,21 +3,22 @@
 The two versions differ in `is_impossible`, which only 2.0 has. Offsets count characters, as Python does.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from roberta.data.text import read_lines
+from roberta.data.readers.json_lines import read_value
 from roberta.errors import DataError
 
 Version = Literal["1.1", "2.0"]
 
 _TRAITS: dict[Version, str] = {
-    "1.1": "all questions of 1.1 have answers, so nothing in it teaches or tests when to give none",
-    "2.0": "some questions of 2.0 have no answer, which a model for 1.1 can't say",
+    "1.1": "all questions of 1.1 have answers, so nothing in it teaches or tests when to give none: "
+    "use squad (roberta-finetune squad), or --version 1.1",
+    "2.0": "some questions of 2.0 have no answer, which a model for 1.1 can't say: "
+    "use squad2 (roberta-finetune squad2), or --version 2.0",
 }
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,14 +43,9 @@ def read_squad(path: Path, version: Version | None = None) -> list[Question]:
 
     Raises:
         DataError: the file can't be read, is not SQuAD's JSON, is of the other version, or holds an id twice or an
-            empty context; the message names the place.
+            empty id or context; the message names the place.
     """
-    text = "\n".join(read_lines(path))
-    try:
-        contents = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise DataError(f"{path}{line}: not JSON: {error}; get the file again") from error
+    contents = read_value(path)
     questions = list(_questions(contents, path))
     if not questions:
         raise DataError(f"{path}: no questions there; get the file again")
@@ -73,25 +69,40 @@ def version_of(questions: Sequence[Question]) -> Version:
 def with_answers_in_place(questions: Sequence[Question]) -> list[Question]:
     """Return the questions that can be learnt from, without answers that do not stand where they are said to start.
 
-    What is left out is counted in one log line: such answers, and then questions that have none left.
+    What is left out is counted in the log: such answers, questions that have none left, and those that never had one.
     """
-    kept, lost_answers = [], 0
+    kept = []
     for question in questions:
-        answers = tuple(
-            (text, start) for text, start in question.answers if text and question.context.startswith(text, start)
-        )
-        lost_answers += len(question.answers) - len(answers)
+        answers = tuple(answer for answer in question.answers if _is_in_place(question, answer))
         if answers or question.is_impossible:
             kept.append(question if len(answers) == len(question.answers) else replace(question, answers=answers))
-    if lost_answers or len(kept) < len(questions):
+    place = _file_of(questions)
+    untold = sum(not question.answers and not question.is_impossible for question in questions)
+    if lost_answers := num_out_of_place(questions):
         _LOGGER.warning(
             "%s: %d answers do not stand where they are said to start; with them, %d of %d questions are left out",
-            questions[0].source.partition(": ")[0],
+            place,
             lost_answers,
-            len(questions) - len(kept),
+            len(questions) - len(kept) - untold,
             len(questions),
         )
+    if untold:
+        _LOGGER.warning("%s: %d of %d questions have no answer told, and are left out", place, untold, len(questions))
     return kept
+
+
+def num_out_of_place(questions: Sequence[Question]) -> int:
+    """Return how many gold answers do not stand where they are said to start."""
+    return sum(not _is_in_place(question, answer) for question in questions for answer in question.answers)
+
+
+def _is_in_place(question: Question, answer: tuple[str, int]) -> bool:
+    text, start = answer
+    return bool(text) and question.context.startswith(text, start)
+
+
+def _file_of(questions: Sequence[Question]) -> str:
+    return questions[0].source.partition(": ")[0] if questions else ""
 
 
 def _questions(contents: Any, path: Path) -> Iterator[Question]:
@@ -109,6 +120,8 @@ def _questions(contents: Any, path: Path) -> Iterator[Question]:
 
 def _question(asked: Any, title: str, context: str, source: str) -> Question:
     name = _member(asked, "id", str, source)
+    if not name.strip():
+        raise DataError(f"{source}: the id is empty; predictions are told apart by it: give the question one")
     is_impossible = _member(asked, "is_impossible", bool, source) if "is_impossible" in asked else None
     answers = tuple(
         (

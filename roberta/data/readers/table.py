@@ -23,7 +23,6 @@ from roberta.errors import ConfigError, DataError, choices
 KINDS = (".tsv", ".csv", ".jsonl")
 PACKINGS = ("", *COMPRESSED)
 
-_STEMS = {"train": ("train",), "valid": ("valid", "dev", "validation", "val"), "test": ("test",)}
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -79,38 +78,6 @@ def read_table(path: Path, format: TableFormat, *, needs_labels: bool = True) ->
         examples.append(TextExample(texts, _label(row, format, needs_labels), row.source, name))
     check_texts(examples, path)
     return examples
-
-
-def find_split(folder: Path, split: str) -> Path:
-    """Return the table of a split in a folder: `train.tsv`, `dev.csv` or `valid.jsonl.gz`, and so on.
-
-    Raises:
-        DataError: there is none, or more than one.
-    """
-    found = tables_of(folder, split)
-    if not found:
-        stems = _STEMS.get(split, (split,))
-        there = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
-        raise DataError(
-            f"{folder}: no {split} split; expected a file {' or '.join(stems)} with one of {', '.join(KINDS)}, "
-            f"packed ({', '.join(COMPRESSED)}) or not; found: {there or 'nothing'}"
-        )
-    if len(found) > 1:
-        raise DataError(
-            f"{folder}: {' and '.join(path.name for path in found)} could each be the {split} split; keep one of them"
-        )
-    return found[0]
-
-
-def tables_of(folder: Path, split: str) -> list[Path]:
-    """Return the tables in a folder whose names say that they are a split."""
-    return [
-        path
-        for stem in _STEMS.get(split, (split,))
-        for kind in KINDS
-        for packing in PACKINGS
-        if (path := folder / f"{stem}{kind}{packing}").is_file()
-    ]
 
 
 def kind_of(path: Path) -> str:

@@ -77,7 +77,8 @@ def read_winograd_text(path: Path) -> list[PronounExample]:
         candidates = tuple(_squeezed(name) for name in names.split(","))
         if len(candidates) < 2 or not all(candidates):
             raise DataError(f"{path}:{number + 2}: candidates {names!r:.60}; expected two or more, with commas between")
-        if candidates.count(_squeezed(answer)) != 1:
+        _check_distinct(candidates, f"{path}:{number + 2}")
+        if _squeezed(answer) not in candidates:
             raise DataError(f"{path}:{number + 3}: answer {answer!r:.60}; {choices(_squeezed(answer), candidates)}")
         examples.append(
             PronounExample(
@@ -119,7 +120,8 @@ def _winogrande(row: Row, answer: object, answer_source: str) -> PronounExample:
     candidates = tuple(row.get(f"option{number}", str).strip() for number in range(1, _NUM_OPTIONS + 1))
     if not all(candidates):
         raise DataError(f"{row.source}: options {candidates}; an option must not be empty")
-    if answer not in (None, "", "1", "2"):
+    _check_distinct(candidates, row.source)
+    if isinstance(answer, bool | float) or answer not in (None, "", "1", "2", 1, 2):
         raise DataError(f"{answer_source}: answer {answer!r:.60}; allowed: 1, 2")
     before, _, after = sentence.partition(_BLANK)
     name = row.find("qID")
@@ -128,7 +130,7 @@ def _winogrande(row: Row, answer: object, answer_source: str) -> PronounExample:
         pronoun=_BLANK,
         after=after,
         candidates=candidates,
-        answer=int(str(answer)) - 1 if answer else None,
+        answer=None if answer in (None, "") else int(str(answer)) - 1,
         source=row.source,
         id="" if name is None else str(name),
     )
@@ -161,6 +163,12 @@ def _records(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
                 )
             yield first, tuple(record)
             record = []
+
+
+def _check_distinct(candidates: tuple[str, ...], source: str) -> None:
+    if len(set(candidates)) < len(candidates):
+        twice = next(name for name in candidates if candidates.count(name) > 1)
+        raise DataError(f"{source}: candidate {twice!r:.60} stands there twice; nothing tells the two apart: mend it")
 
 
 def _squeezed(text: str) -> str:

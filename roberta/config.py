@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -32,11 +33,16 @@ def flag(name: str) -> str:
 
 
 def add_arguments(
-    parser: argparse.ArgumentParser, config: type, *, title: str, exclude: tuple[str, ...] = (), defaults: Any = None
+    parser: argparse.ArgumentParser,
+    config: type,
+    *,
+    title: str,
+    exclude: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Add one argument per field of `config` to `parser`, in a group of its own; absent options stay absent.
 
-    The help shows the values of `defaults`, an instance, or those of the class.
+    The help shows the values in `defaults`, by field, and those of the class where there are none.
     """
     group = parser.add_argument_group(title)
     hints = typing.get_type_hints(config)
@@ -44,7 +50,7 @@ def add_arguments(
         if field.name in exclude:
             continue
         text = field.metadata.get("help", "").replace("%", "%%")
-        default = field.default if defaults is None else getattr(defaults, field.name)
+        default = (defaults or {}).get(field.name, field.default)
         if default is dataclasses.MISSING:
             text += " (required)"
         elif default is not None:

@@ -29,7 +29,6 @@ from roberta.models.heads import SpanHeadConfig
 from roberta.progress import progress_bar
 from roberta.tasks.span import QuestionWindows, SpanTaskConfig, gold_texts, score_answers
 
-
 # how it is found that a question has no answer: by the version of the data, and whether the head has a classifier
 _NO_ANSWER = {
     ("1.1", False): "never",
@@ -119,12 +118,14 @@ def span_options(
         return dataclasses.replace(config, data=data, dev=None, version=version, **given)
     length = given.get("tokens_per_sample", max_tokens)
     sizes = fitting_sizes(length)
-    defaults = {
-        "tokens_per_sample": length,
-        "doc_stride": sizes.stride,
-        "max_question_length": sizes.max_question_tokens,
-    }
-    return SpanTaskConfig(data=data, version=version, **defaults | dict(given))
+    config = SpanTaskConfig(
+        data=data,
+        version=version,
+        tokens_per_sample=length,
+        doc_stride=sizes.stride,
+        max_question_length=sizes.max_question_tokens,
+    )
+    return dataclasses.replace(config, **given)
 
 
 def answer_questions(

@@ -23,11 +23,14 @@ DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best check
   binarized       a folder that fairseq-preprocess made of input0, input1 and label
   squad squad2    SQuAD 1.1 and 2.0: train.json with --dev dev.json, or the folder of both
   race            RACE's folders
-  commonsense_qa choices
-                  multiple choice: CommonsenseQA, and any other set in .jsonl
-  wsc winogrande  pronouns: SuperGLUE's WSC, and WinoGrande
+  commonsense_qa openbookqa arc hellaswag copa
+                  multiple choice, in the folder of the download
+  choices         your own multiple choice, in .jsonl
+  wsc winogrande dpr
+                  what a pronoun or a blank stands for
 
-Every set has the hyper-parameters that were published for it; options change them. With several --seeds or --lr
+Every set has the hyper-parameters that were published for it: `roberta-finetune rte --help` shows those of RTE, and
+options change them. With several --seeds or --lr
 there is a run for each combination. In the end the folder (runs/DATA_SET, or --save-dir) holds the best model,
 predictions, report.md and report.json."""
 
@@ -51,7 +54,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     if not places and not {"-h", "--help"} & set(argv):
         _parser(add_help=True).error("name a data set and where it is, before all options")
     name = places[0] if places else None
-    recipes = [] if name is None else [f"--save-dir={RUNS / name}", _recipe("finetuning"), _recipe(name)]
+    recipes = [f"--save-dir={RUNS / (name or 'DATA_SET')}", _recipe("finetuning"), _recipe(name or "other")]
     options = argv[len(places) :]
     flags = {option.partition("=")[0] for option in options}
     if "--warmup-updates" in flags and "--warmup-ratio" not in flags:
@@ -63,14 +66,22 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     task, criterion = TASKS.config_class(the_set.task), CRITERIONS.config_class(the_set.criterion)
     optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
 
-    parser = _parser(add_help=True)
-    add_arguments(parser, SweepConfig, title="runs")
-    add_arguments(parser, TrainerConfig, title="training", exclude=("seed", "init_from"))
-    add_arguments(parser, task, title=f"data of {name or 'table'}", exclude=("data", *the_set.options))
-    add_arguments(parser, RegularisationConfig, title="model")
-    add_arguments(parser, criterion, title=f"criterion {the_set.criterion}")
-    add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")
-    add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}", exclude=("lr",))
+    def all_options(shown: dict[str, Any]) -> argparse.ArgumentParser:
+        parser = _parser(add_help=True)
+        add_arguments(parser, SweepConfig, title="runs", defaults=shown)
+        add_arguments(parser, TrainerConfig, title="training", exclude=("seed", "init_from"), defaults=shown)
+        hidden = ("data", *the_set.options)
+        add_arguments(parser, task, title=f"data of {name or 'table'}", exclude=hidden, defaults=shown)
+        add_arguments(parser, RegularisationConfig, title="model", defaults=shown)
+        add_arguments(parser, criterion, title=f"criterion {the_set.criterion}", defaults=shown)
+        add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}", defaults=shown)
+        title = f"lr scheduler {choice.lr_scheduler}"
+        add_arguments(parser, schedule, title=title, exclude=("lr",), defaults=shown)
+        return parser
+
+    of_recipe, _ = all_options({}).parse_known_args(recipes)
+    shown = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(of_recipe).items()}
+    parser = all_options(shown)
     given = parser.parse_args(arguments)
     if name is None or given.data is None:
         parser.error("name a data set and where it is, before all options")

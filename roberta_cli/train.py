@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     add_arguments(parser, TrainerConfig, title="training")
     add_arguments(parser, task, title=f"task {choice.task}", exclude=("data",))
     add_arguments(
-        parser, type(model), title=f"model {choice.preset}", exclude=("vocab_size", "padding_idx"), defaults=model
+        parser, type(model), title=f"model {choice.preset}", exclude=("vocab_size", "padding_idx"), defaults=vars(model)
     )
     add_arguments(parser, criterion, title=f"criterion {choice.criterion}")
     add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")

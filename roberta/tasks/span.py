@@ -174,7 +174,7 @@ class SpanTask(Task):
                 raise DataError(f"{path}: no question has an answer that stands where it is said to start")
         elif out_of_place := num_out_of_place(questions):
             _LOGGER.warning(
-                "%s: %d answers do not stand where they are said to start; predictions are compared with them as they are",
+                "%s: %d answers do not stand where they are said to start; their texts are compared all the same",
                 path,
                 out_of_place,
             )

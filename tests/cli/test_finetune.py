@@ -9,6 +9,7 @@ import torch
 
 import roberta
 from roberta.checkpoint import native
+from roberta.finetuning import DATASETS
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.pretrained import load
@@ -313,3 +314,14 @@ def test_a_head_of_the_same_name_that_does_not_fit_starts_anew(folder, model, ca
     assert (
         "other has no head 'sentence_classification_head' like the task's; it starts from random weights" in caplog.text
     )
+
+
+def test_the_help_names_every_data_set_and_shows_the_recipe(capsys):
+    words = set(finetune.DESCRIPTION.split())
+    assert set(DATASETS) <= words
+    with pytest.raises(SystemExit):
+        finetune.main(["squad2", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "one run each (default: 1.5e-05)" in shown
+    assert "log (default: runs/squad2)" in shown
+    assert "at most (default: 48)" in shown

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from roberta.data.examples import TextExample
-from roberta.data.readers.table import KINDS, TableFormat, find_split, read_table
+from roberta.data.readers.split_files import find_split_file, has_split_file
+from roberta.data.readers.table import KINDS, TableFormat, read_table
 from roberta.errors import ConfigError, DataError
 
 PAIR = TableFormat(text_columns=("premise", "claim"), label_column="gold", id_column="key")
@@ -193,20 +194,32 @@ def test_the_name_of_a_file_tells_its_kind(tmp_path):
 def test_the_file_of_a_split_is_found(tmp_path, kind, split, stem):
     path = written(tmp_path / f"{stem}{kind}.gz", "")
     written(tmp_path / "notes.txt", "")
-    assert find_split(tmp_path, split) == path
+    assert find_split_file(tmp_path, split, KINDS) == path
 
 
 def test_a_split_that_is_missing_or_there_twice_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no valid split; expected a file valid or dev .*found: nothing"):
-        find_split(tmp_path, "valid")
+    message = r"no file of the valid split; expected one named valid or dev .* with \.tsv or \.csv .*found: nothing"
+    with pytest.raises(DataError, match=message):
+        find_split_file(tmp_path, "valid", KINDS)
     with pytest.raises(DataError, match="no such folder"):
-        find_split(tmp_path / "nowhere", "train")
+        find_split_file(tmp_path / "nowhere", "train", KINDS)
     written(tmp_path / "dev.tsv", "")
     written(tmp_path / "valid.csv", "")
-    with pytest.raises(DataError, match=r"no train split;.*found: dev\.tsv, valid\.csv"):
-        find_split(tmp_path, "train")
-    with pytest.raises(DataError, match=r"valid\.csv and dev\.tsv could each be the valid split"):
-        find_split(tmp_path, "valid")
+    with pytest.raises(DataError, match=r"no file of the train split;.*found: dev\.tsv, valid\.csv"):
+        find_split_file(tmp_path, "train", KINDS)
+    with pytest.raises(DataError, match=r"dev\.tsv and valid\.csv could each be it; keep one of them"):
+        find_split_file(tmp_path, "valid", KINDS)
+
+
+def test_a_test_split_that_two_files_could_be_is_there_and_refused(tmp_path):
+    written(tmp_path / "Easy-Test.jsonl", "")
+    written(tmp_path / "Hard-Test.jsonl.xz", "")
+    assert has_split_file(tmp_path, "test", (".jsonl",))
+    with pytest.raises(DataError, match=r"Easy-Test\.jsonl and Hard-Test\.jsonl\.xz could each be it; keep one of them"):
+        find_split_file(tmp_path, "test", (".jsonl",))
+    assert not has_split_file(tmp_path, "test", (".tsv", ".csv"))
+    written(tmp_path / "test.jsonl", "")
+    assert find_split_file(tmp_path, "test", (".csv", ".jsonl")) == tmp_path / "test.jsonl"
 
 
 def test_json_and_tab_separated_rows_agree_on_random_texts(tmp_path):

@@ -1,9 +1,13 @@
 """What the examples in docstrings of the hub call `roberta`: a small random model, built once."""
 
 import functools
+import os
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers share the cores
 
 
 @functools.cache

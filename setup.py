@@ -36,6 +36,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist",
             "hypothesis>=6",
             "ruff",
             "mypy",

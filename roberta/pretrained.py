@@ -91,12 +91,14 @@ def training_options(name_or_path: str | Path) -> dict[str, Any]:
     path = Path(name_or_path)
     if str(name_or_path) in RELEASES or not path.is_dir():
         return {}
-    if (path / native.MANIFEST).is_file():
-        return native.training_options(path)
-    if (path / native.BEST / native.MANIFEST).is_file():
-        return native.training_options(path / native.BEST)
-    newest = native.newest(path, check_content=False)
-    return {} if newest is None else native.training_options(newest)
+    own = native.training_options(path) if (path / native.MANIFEST).is_file() else {}
+    if own:
+        return own
+    run_dir = path.parent if path.name == native.BEST else path  # the best model is kept without its run's options
+    for folder in (run_dir, *sorted(inner for inner in run_dir.iterdir() if inner.is_dir())):  # of several runs, one
+        if newest := native.newest(folder, check_content=False):
+            return native.training_options(newest)
+    return {}
 
 
 def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> None:

@@ -102,7 +102,7 @@ def score_predictions(
 
 
 def span_options(
-    data: Path, version: Version, *, max_tokens: int, trained: Mapping[str, Any], given: Mapping[str, int]
+    data: Path, version: Version, *, max_tokens: int, trained: Mapping[str, Any], given: Mapping[str, Any]
 ) -> SpanTaskConfig:
     """Return how a model reads passages: as it did in training, or else by default, so far as it takes that.
 

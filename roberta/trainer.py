@@ -11,7 +11,8 @@ import math
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from roberta import pretrained
 from roberta.checkpoint import native
+from roberta.checkpoint.background import BackgroundWriter, snapshot
 from roberta.checkpoint.folders import write_json
 from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
@@ -37,6 +39,7 @@ from roberta.errors import (
 from roberta.failures import explained
 from roberta.interruption import Interruption
 from roberta.layout import Batch
+from roberta.locking import locked
 from roberta.logs import LOG, Logs, forget_after
 from roberta.meter import Meter
 from roberta.optim.averaging import WeightAverage
@@ -70,6 +73,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, source: pretrained.Pretrained | None = None) -> None:
         config = recipe.trainer
         self.world = join_world(choose_device(config.device), config.timeout_minutes)
+        self.found = native.steps(config.save_dir)  # before `newest`, to notice another run that writes there
         self.resumed_from = native.newest(config.save_dir) if config.resume else None
         if self.resumed_from is not None:
             source = None
@@ -136,7 +140,16 @@ class Trainer:
             TrainingError: a gradient is not finite, or a process of the world was lost.
             PreemptionError: SIGTERM or Ctrl-C came; the run was saved and can be resumed.
         """
-        self._open_run()
+        with self._alone(), BackgroundWriter() as writer:
+            self.writer = writer
+            self._open_run()
+            metrics = self._train()
+        if self._has_lost_patience():
+            logger.info("no better %s in %d validations: stopped", self.valid_samples.metric, self.config.patience)
+        return metrics or self._evaluate()
+
+    def _train(self) -> dict[str, float]:
+        """Make all updates, and return the metrics of the last validation, if there was one."""
         config = self.config
         metrics: dict[str, float] = {}
         bar = progress_bar(
@@ -153,6 +166,7 @@ class Trainer:
                     with self.meter.data_wait():
                         micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
                     is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
+                self.writer.check()
                 bar.update()
                 if self._is_due(config.log_interval):
                     self._report(logs, bar)
@@ -161,12 +175,12 @@ class Trainer:
                 if self._is_due(config.save_interval_updates) or is_interrupted or self._is_over():
                     self._save()
                 if is_interrupted and not self._is_over():
+                    self.writer.wait()  # before anything is called saved
+                    self.world.wait()  # torchrun ends the others when one of them ends
                     raise PreemptionError(
                         f"stopped after update {self.position.num_updates}, and saved; go on with --resume"
                     )
-        if self._has_lost_patience():
-            logger.info("no better %s in %d validations: stopped", self.valid_samples.metric, config.patience)
-        return metrics or self._evaluate()
+        return metrics
 
     def train_step(self, micro_batches: Sequence[Batch | None], *, interrupted: bool = False) -> bool:
         """Make one update from the mean loss over all targets of all ranks' micro-batches.
@@ -365,16 +379,25 @@ class Trainer:
                 chance,
             )
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other runs out of the folder; none may have written there since this one looked into it."""
+        save_dir = self.config.save_dir
+        try:
+            save_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"--save-dir {save_dir}: can't be made: {error}; choose another folder") from error
+        with locked(save_dir) if self.world.is_main else nullcontext():
+            if self.world.is_main and self.config.resume and native.steps(save_dir) != self.found:
+                raise StorageError(f"--save-dir {save_dir}: another run wrote there in the meantime; start again")
+            yield
+
     def _open_run(self) -> None:
         save_dir = self.config.save_dir
         if not self.config.resume and native.steps(save_dir):
             raise ConfigError(
                 f"{save_dir} already holds a run; add --resume to go on with it, or choose another --save-dir"
             )
-        try:
-            save_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"--save-dir {save_dir}: can't be made: {error}; choose another folder") from error
         if self.resumed_from is not None:
             self._restore(self.resumed_from)
             logger.info("resumed from %s", self.resumed_from)
@@ -436,17 +459,22 @@ class Trainer:
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
             }
             if self.world.is_main:
-                training = native.TrainingState(self.recipe.to_json(), optimizer, progress)
-                folder = self.config.save_dir / native.step_name(self.position.num_updates)
-                native.save(folder, self.model, self.task.tokenizer, training, weights)
-                native.prune(self.config.save_dir, self.config.keep_checkpoints, self.config.keep_interval_updates)
-            self.world.wait()
+                training = native.TrainingState(self.recipe.to_json(), snapshot(optimizer), progress)
+                self.writer.submit(partial(self._write, self.position.num_updates, training, snapshot(weights)))
+
+    def _write(self, num_updates: int, training: native.TrainingState, weights: dict[str, Tensor]) -> None:
+        """Write a checkpoint, in a thread beside the training, and delete old ones."""
+        config = self.config
+        folder = config.save_dir / native.step_name(num_updates)
+        native.save(folder, self.model, self.task.tokenizer, training, weights)
+        native.prune(config.save_dir, config.keep_checkpoints, config.keep_interval_updates)
 
     def _save_best(self) -> None:
         """Write the model alone, as it was validated, in the place of the best one so far."""
         with self._averaged():
             weights = self._weights()
             if self.world.is_main:
+                self.writer.wait()
                 native.save(self.config.save_dir / native.BEST, self.model, self.task.tokenizer, weights=weights)
             self.world.wait()
 

@@ -128,17 +128,35 @@ def test_the_files_hold_what_the_official_scorer_reads(tmp_path: Path) -> None:
         "q4": Answers((Answer("half \ud83d", 0, 6, 0.5),), 0.0),
     }
     folder = tmp_path / "new"
-    write_answers(folder, answers, threshold=0.25)
+    write_answers(folder, answers, may_have_none=False)
     read = {
         name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("predictions", "nbest", "na_prob")
     }
-    assert read["predictions"] == {"q1": "ü 😀", "q2": "", "q3": "", "q4": "half \ud83d"}
+    assert read["predictions"] == {"q1": "ü 😀", "q2": "no", "q3": "", "q4": "half \ud83d"}
     assert read["na_prob"] == {"q1": 0.25, "q2": 0.5, "q3": 1.0, "q4": 0.0}
     assert read["nbest"]["q1"] == [{"text": "ü 😀", "probability": 0.5, "start_logit": 1.0, "end_logit": 2.0}]
+    assert read["nbest"]["q3"] == []
     assert sorted(path.name for path in folder.iterdir()) == ["na_prob.json", "nbest.json", "predictions.json"]
+
+
+def test_no_answer_is_one_of_the_n_best_where_there_may_be_none(tmp_path: Path) -> None:
+    best = (Answer("a", 0, 1, 0.5, 1.0, 2.0), Answer("b", 1, 2, 0.25, 0.5, 0.0))
+    write_answers(
+        tmp_path, {"q1": Answers(best, 0.3), "q2": Answers(best, 0.75), "q3": Answers((), 1.0)}, may_have_none=True
+    )
+    nbest = json.loads((tmp_path / "nbest.json").read_text("utf-8"))
+    assert nbest["q1"] == [
+        {"text": "a", "probability": pytest.approx(0.35), "start_logit": 1.0, "end_logit": 2.0},
+        {"text": "", "probability": 0.3, "start_logit": None, "end_logit": None},
+        {"text": "b", "probability": pytest.approx(0.175), "start_logit": 0.5, "end_logit": 0.0},
+    ]
+    assert [entry["text"] for entry in nbest["q2"]] == ["", "a", "b"]
+    assert [entry["text"] for entry in nbest["q3"]] == [""]
+    predictions = json.loads((tmp_path / "predictions.json").read_text("utf-8"))
+    assert predictions == {"q1": "a", "q2": "a", "q3": ""}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file: can't be made: .*; choose another folder"):
-        write_answers(tmp_path / "file", {}, threshold=1.0)
+        write_answers(tmp_path / "file", {}, may_have_none=False)

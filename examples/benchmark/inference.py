@@ -30,7 +30,7 @@ from measuring import (
     draw_lengths,
     forward_gflops,
     interleaved,
-    matmul_rate,
+    layer_products,
     random_sequences,
     show,
     working_memory,
@@ -266,18 +266,18 @@ def measure(
     cosines = check_agreement(engines, ours(model), arranged["sorted"])
     works = {(engine, order): partial(run, engine, arranged[order]) for engine in engines for order in arranged}
     memory = {key: working_memory(work) for key, work in works.items()}
-    timings = interleaved(works, repeats=given.repeats)
     baseline = next((key for key in works if key[0].name == BASELINE), next(iter(works)))
     lengths = [len(sequence) for sequence in sequences]
     gflops, per_batch = forward_gflops(model.config, lengths), max(64, sum(lengths) // len(arranged["given"]))
-    rates = {
-        name: matmul_rate(model.config, rows=per_batch, dtype=DTYPES[name], device=given.device)
+    floors = {
+        name: layer_products(model.config, rows=per_batch, dtype=DTYPES[name], device=given.device)
         for name in given.precision
         if name in DTYPES
     }
+    timings = interleaved({**works, **floors}, repeats=given.repeats)
     rows: list[Row] = []
-    for (engine, order), timing in timings.items():
-        rate = rates.get(engine.precision)
+    for engine, order in works:
+        timing, floor = timings[engine, order], floors.get(engine.precision)
         rows.append(
             {
                 "engine": engine.name,
@@ -286,9 +286,9 @@ def measure(
                 "tokens/s": sum(lengths) / timing.median,
                 "spread": timing.spread,
                 "x baseline": timing.times_faster_than(timings[baseline]),
-                "of floor": None if rate is None else gflops / rate / timing.median,
+                "of floor": None if floor is None else floor.share(timings[engine.precision], gflops, timing),
                 "MB": memory[engine, order],
-                "cosine": cosines[engine],
+                "1 - cosine": 1.0 - cosines[engine],
             }
         )
     show(rows, as_json=given.json)

@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from roberta.models.roberta import RobertaConfig
 
@@ -59,12 +59,12 @@ class Timing:
         return statistics.median(theirs / ours for ours, theirs in zip(self.rounds, other.rounds, strict=True))
 
 
-def interleaved(works: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, Timing]:
+def interleaved(works: Mapping[Any, Callable[[], object]], *, repeats: int) -> dict[Any, Timing]:
     """Time all works in turns, each after one call that doesn't count; the turn that comes first changes."""
     for work in works.values():
         work()
     synchronise()
-    rounds: dict[str, list[float]] = {name: [] for name in works}
+    rounds: dict[Any, list[float]] = {name: [] for name in works}
     names = list(works)
     for turn in range(repeats):
         first = turn % len(names)
@@ -131,25 +131,46 @@ def forward_gflops(config: RobertaConfig, lengths: Sequence[int]) -> float:
     return 2 * config.encoder_layers * products / 1e9
 
 
-@torch.inference_mode()
-def matmul_rate(config: RobertaConfig, *, rows: int, dtype: torch.dtype, device: str) -> float:
-    """Return the 10^9 operations a second of a layer's four linear maps on `rows` tokens, at their best.
+@dataclass(frozen=True)
+class Products:
+    """The four linear maps of a layer on some tokens, each computed in the fastest way there is: the floor."""
 
-    On a CPU that is the better of torch's own product and oneDNN's with weights it has laid out beforehand.
+    gflops: float
+    works: tuple[Callable[[], object], ...]
+
+    def __call__(self) -> None:
+        """Compute them."""
+        with torch.inference_mode():
+            for work in self.works:
+                work()
+
+    def share(self, floor: Timing, gflops: float, timing: Timing) -> float:
+        """Return how long `gflops` take at the rate of these products, as a share of what was timed.
+
+        floor: of these products, in the same rounds.
+        """
+        shares = (ours / theirs for ours, theirs in zip(floor.rounds, timing.rounds, strict=True))
+        return statistics.median(shares) * gflops / self.gflops
+
+
+@torch.inference_mode()
+def layer_products(config: RobertaConfig, *, rows: int, dtype: torch.dtype, device: str) -> Products:
+    """Return the linear maps of a layer on `rows` tokens.
+
+    On a CPU each is the better of torch's own product and oneDNN's with weights it has laid out beforehand.
     """
     width, inner = config.embed_dim, config.ffn_embed_dim
-    seconds = 0.0
+    fastest = []
     for inputs, outputs in ((width, 3 * width), (width, width), (width, inner), (inner, width)):
         x = torch.randn(rows, inputs, dtype=dtype, device=device)
         weight = torch.randn(outputs, inputs, dtype=dtype, device=device)
-        works: dict[str, Callable[[], Tensor]] = {"plain": lambda x=x, weight=weight: F.linear(x, weight)}
+        works: dict[str, Callable[[], object]] = {"plain": partial(F.linear, x, weight)}
         if device == "cpu" and torch.backends.mkldnn.is_available():
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-            works["packed"] = lambda x=x, packed=packed: torch.ops.mkldnn._linear_pointwise(
-                x, packed, None, "none", [], ""
-            )
-        seconds += min(min(timing.rounds) for timing in interleaved(works, repeats=5).values())
-    return 2 * rows * (4 * width**2 + 2 * width * inner) / seconds / 1e9
+            works["packed"] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
+        timings = interleaved(works, repeats=5)
+        fastest.append(works[min(timings, key=lambda name, timings=timings: min(timings[name].rounds))])
+    return Products(2 * rows * (4 * width**2 + 2 * width * inner) / 1e9, tuple(fastest))
 
 
 def machine() -> str:

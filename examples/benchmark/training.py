@@ -26,7 +26,7 @@ from measuring import (
     draw_lengths,
     forward_gflops,
     interleaved,
-    matmul_rate,
+    layer_products,
     random_sequences,
     show,
     synchronise,
@@ -45,7 +45,7 @@ from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
 from roberta.optim.adam import AdamConfig, adam
 from roberta.validation import autocast
 
-OURS, BASELINE = "roberta", "Hugging Face"
+OURS, BASELINE, FLOOR = "roberta", "Hugging Face", "floor"
 MASK_PROB, PAD, IGNORED = 0.15, 1, -100
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the mean loss, between engines
 LR = 1e-5
@@ -190,7 +190,7 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
     num_tokens = sum(batch.layout.num_tokens for batch in batches)
     device = next(model.parameters()).device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    rate = matmul_rate(config, rows=num_tokens // len(batches), dtype=dtype, device=device.type)
+    floor = layer_products(config, rows=num_tokens // len(batches), dtype=dtype, device=device.type)
     with tempfile.TemporaryDirectory() as folder:
         engines = trainees(model, given, precision, Path(folder))
     check_agreement(engines, batches, LOSS_TOLERANCE[precision])
@@ -200,9 +200,10 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
         work()  # the optimizer's state is made in the first step
         synchronise()
         memory[name] = working_memory(work)
-    timings = interleaved(works, repeats=given.repeats)
+    timings = interleaved({**works, FLOOR: floor}, repeats=given.repeats)
+    floor_timing = timings.pop(FLOOR)
     baseline = timings.get(BASELINE, timings[OURS])
-    floor = step_gflops(config, batches, is_lm=is_lm) / rate
+    gflops = step_gflops(config, batches, is_lm=is_lm)
     return [
         {
             "engine": name,
@@ -211,7 +212,7 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
             "tokens/s": num_tokens / timing.median,
             "spread": timing.spread,
             "x baseline": timing.times_faster_than(baseline),
-            "of floor": floor / timing.median,
+            "of floor": floor.share(floor_timing, gflops, timing),
             "MB": memory[name],
         }
         for name, timing in timings.items()

@@ -1,8 +1,8 @@
 """Dropout: each value is set to zero with chance p, and the others are scaled so that the mean stays (arXiv:1207.0580).
 
 On a CPU torch draws one Bernoulli value after the other, on one core however many there are. Here 32 random bits a
-value are drawn, two values at a time, and compared with a bound: as exact, and four times as fast (2.6 instead of 10.3
-ns a value; AMD EPYC, torch 2.13, 2026-11-23).
+value are drawn, two values at a time, and compared with a bound. Drawing takes 2.6 instead of 10.3 ns a value, dropout
+forward and backward 5.9 instead of 10.9 (one core of an AMD EPYC, torch 2.13, 2026-11-23).
 """
 
 import torch

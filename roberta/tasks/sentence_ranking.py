@@ -57,7 +57,7 @@ class SentenceRankingTaskConfig(ChoiceFields):
         if self.data_layout == "race":
             for field in (*fields(ChoiceFields), *(field for field in fields(self) if field.name in _FILE_OPTIONS)):
                 if getattr(self, field.name) != field.default:
-                    raise ConfigError(f"{flag(field.name)} is for .jsonl; RACE's folders have no choice: leave it out")
+                    raise ConfigError(f"{flag(field.name)} is for .jsonl, not for RACE's folders: leave it out")
         if self.max_option_length < 1:
             raise ConfigError(f"--max-option-length is {self.max_option_length}; it must be at least 1")
         if self.tokens_per_sample <= NUM_SPECIALS:

@@ -1,6 +1,7 @@
 """roberta-eval on questions and pronouns: figures that agree with the hub's answers one by one."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -128,6 +129,61 @@ def test_pronouns_are_scored_without_fine_tuning(roberta, measure, tmp_path):
     assert (result["head"], result["num_examples"]) == ("lm", 12)
 
 
+def test_what_is_cut_is_counted_and_said(measure, tmp_path, caplog):
+    rows = [
+        {"question": "one", "options": ["a", "b"], "answer": 0},
+        {"question": "one " * 99, "options": ["a", "b"], "answer": 0},
+        {"question": "one", "options": ["a", "b " * 99], "answer": 0},
+    ]
+    write(tmp_path / "dev.jsonl", rows)
+    with caplog.at_level(logging.INFO):
+        result = measure("choices", tmp_path)[1]
+    assert (result["num_truncated"], result["num_options_truncated"]) == (2, 1)
+    assert "valid: 3 questions; 2 with a context cut to fit 48 tokens, 1 with options cut to 44 tokens" in caplog.text
+    pronouns = [
+        {"sentence": f"{'so ' * count}_ ran.", "option1": "Ann", "option2": "Eve", "answer": "1"} for count in (3, 99)
+    ]
+    write(tmp_path / "pronouns.jsonl", pronouns)
+    result = measure("winogrande", tmp_path / "pronouns.jsonl")[1]
+    assert (result["num_truncated"], result["num_single_candidates"]) == (1, 0)
+
+
+def test_a_split_of_race_may_be_given(measure, tmp_path):
+    counts = {"dev": 2, "test": 3, "mine": 1}
+    for split, count in counts.items():
+        folder = tmp_path / split / "high"
+        folder.mkdir(parents=True)
+        passage = {
+            "article": "x",
+            "questions": ["q"] * count,
+            "options": [["a", "b"]] * count,
+            "answers": ["A"] * count,
+        }
+        (folder / "1.txt").write_text(json.dumps(passage), encoding="utf-8")
+        assert measure("race", tmp_path / split)[1]["num_examples"] == count
+    assert measure("race", tmp_path)[1]["num_examples"] == 2
+    assert measure("race", tmp_path, "--split", "test")[1]["num_examples"] == 3
+    code, _, message = measure("race", tmp_path / "dev/high/1.txt")
+    assert code == 2
+    assert "1.txt: not a folder; give that of RACE, or one of its splits such as RACE/test" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("choices", "x", "--text-columns", "a"), "--text-columns is an option of table, not of choices: leave it out"),
+        (("race", "x", "--question-field", "q"), "--question-field is an option of choices, not of race"),
+        (("winogrande", "x", "--wsc-candidates", "spans"), "--wsc-candidates is an option of wsc, not of winogrande"),
+        (("masked_lm", "x", "--labels", "a"), "--labels is an option of labelled texts, not of masked_lm"),
+        (("rte", "x", "--doc-stride", "3"), "--doc-stride is an option of squad, not of rte"),
+    ],
+)
+def test_options_of_other_tasks_are_refused(measure, arguments, message):
+    code, _, found = measure(*arguments)
+    assert code == 2
+    assert message in found
+
+
 def test_wsc_is_scored_with_the_spans_of_other_questions(measure, tmp_path):
     target = {"span1_index": 0, "span2_text": "He", "span2_index": 6}
     rows = [
@@ -139,6 +195,9 @@ def test_wsc_is_scored_with_the_spans_of_other_questions(measure, tmp_path):
     assert code == 0
     assert result["accuracy"] in (0.0, 1.0)  # the questions are each other's opposites
     assert result["num_examples"] == 2
+    write(tmp_path / "val.jsonl", rows[1:])
+    result = measure("wsc", tmp_path, "--wsc-candidates", "spans")[1]
+    assert (result["num_single_candidates"], result["accuracy"]) == (1, 0.0)  # the query is taken, and it is wrong
 
 
 def test_a_missing_head_and_missing_answers_are_named(measure, tmp_path):

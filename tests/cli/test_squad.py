@@ -117,8 +117,43 @@ def test_a_model_answers_and_its_files_score_what_it_says(tmp_path, model, capsy
     same = {name for name in again if name not in ("task", "model")}
     assert {name: again[name] for name in same} == {name: figures[name] for name in same}
     nbest = json.loads((folder / "nbest.json").read_text("utf-8"))
-    assert {len(answers) for answers in nbest.values()} == {20}
+    assert {len(answers) for answers in nbest.values()} == {21 if v2 else 20}
     assert all(answer["text"] in CONTEXT for answers in nbest.values() for answer in answers)
+    no_answer = json.loads((folder / "na_prob.json").read_text("utf-8"))
+    for name, answers in nbest.items():
+        assert [a["probability"] for a in answers] == sorted((a["probability"] for a in answers), reverse=True)
+        assert [a["probability"] for a in answers if not a["text"]] == ([no_answer[name]] if v2 else [])
+
+
+def test_files_of_2_0_score_the_same_where_right_answers_are_unlikely(tmp_path, model, capsys):
+    names = [f"q{number}" for number in range(6)]
+    asked: list[dict[str, Any]] = [
+        {"id": name, "question": f"{name} who was {name * number}?", "answers": [], "is_impossible": True}
+        for number, name in enumerate(names)
+    ]
+    data, folder = tmp_path / "dev.json", tmp_path / "answers"
+    contents = {"data": [{"title": "", "paragraphs": [{"context": CONTEXT, "qas": asked}]}]}
+    data.write_text(json.dumps(contents))
+    arguments = (data, "--model", model, "--save-answers", folder)
+    measure(capsys, *arguments)
+    predictions = json.loads((folder / "predictions.json").read_text("utf-8"))
+    no_answer = json.loads((folder / "na_prob.json").read_text("utf-8"))
+    ranked = sorted(names, key=no_answer.__getitem__)
+    assert len(set(no_answer.values())) == 6
+    for question in asked:  # the surest answer and the least sure one are right, the others are to be none
+        text = predictions[question["id"]]
+        assert text
+        if question["id"] in (ranked[0], ranked[-1]):
+            question.update(is_impossible=False, answers=[{"text": text, "answer_start": CONTEXT.index(text)}])
+    data.write_text(json.dumps(contents))
+    figures = measure(capsys, *arguments)
+    assert figures["exact"] == figures["best_exact"] == pytest.approx(100 * 5 / 6)
+    assert figures["best_f1_thresh"] == no_answer[ranked[0]]
+    assert figures["pr_exact_ap"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 6))
+    files = ("--predictions", folder / "predictions.json", "--na-prob", folder / "na_prob.json")
+    again = measure(capsys, data, *files, "--na-prob-thresh", figures["best_f1_thresh"])
+    assert len(again) > 15
+    assert {**again, "model": str(model)} == {name: figures[name] for name in again}
 
 
 def test_the_model_answers_as_through_the_hub(tmp_path, roberta, model, capsys):
@@ -145,8 +180,66 @@ def test_fine_tuning_ends_with_a_model_and_files_that_score_what_it_says(tmp_pat
     figures = measure(capsys, data, "--model", run / "best", *lengths)
     assert figures[metric] == pytest.approx(valid[metric])
     files = ["--predictions", run / "predictions/predictions.json", "--na-prob", run / "predictions/na_prob.json"]
-    again = measure(capsys, data, *(files if v2 else files[:2]))
-    assert again[metric] == pytest.approx(valid[metric])
+    again = measure(capsys, data, *([*files, "--na-prob-thresh", valid["best_f1_thresh"]] if v2 else files[:2]))
+    assert {name: value for name, value in again.items() if name not in ("task", "model")} == {
+        name: valid[name] for name in again if name not in ("task", "model")
+    }
+
+
+def test_a_run_reads_as_it_was_trained_unless_told_otherwise(tmp_path, model, capsys):
+    data, run = dev_set(tmp_path, v2=False), tmp_path / "run"
+    lengths = ("--tokens-per-sample", "28", *LENGTHS)
+    options = ("--max-epoch", "1", "--batch-size", "8", "--lr", "1e-3", "--device", "cpu")
+    arguments = ("squad", data, "--dev", data, "--init", model, "--save-dir", run, *lengths, *options)
+    assert finetune.main([*map(str, arguments)]) == 0
+    capsys.readouterr()
+    expected = {"tokens_per_sample": 28, "doc_stride": 8, "max_question_length": 12, "max_answer_length": 3}
+    named = measure(capsys, data, "--model", run, *lengths)
+    for path in (run, run / "best"):
+        figures = measure(capsys, data, "--model", path)
+        assert {name: figures[name] for name in expected} == expected
+        assert (figures["f1"], figures["num_windows"]) == (named["f1"], named["num_windows"])
+    assert finetune.main([*map(str, arguments), "--save-dir", str(tmp_path / "two"), "--seeds", "1", "2"]) == 0
+    capsys.readouterr()
+    assert measure(capsys, data, "--model", tmp_path / "two")["tokens_per_sample"] == 28
+    figures = measure(capsys, data, "--model", run, "--doc-stride", "5", "--tokens-per-sample", "30")
+    assert {name: figures[name] for name in expected} == {**expected, "doc_stride": 5, "tokens_per_sample": 30}
+
+
+def test_a_model_that_no_run_made_reads_what_fits(tmp_path, model, capsys):
+    figures = measure(capsys, dev_set(tmp_path, v2=False), "--model", model)
+    found = [figures[name] for name in ("tokens_per_sample", "doc_stride", "max_question_length", "max_answer_length")]
+    assert found == [32, 8, 16, 30]
+
+
+def test_cut_questions_are_counted(tmp_path, model, capsys, caplog):
+    data = dev_set(tmp_path, v2=False)
+    assert measure(capsys, data, "--model", model)["num_questions_truncated"] == 0
+    with caplog.at_level("INFO"):
+        assert measure(capsys, data, "--model", model, "--max-question-length", "1")["num_questions_truncated"] == 3
+    assert "3 questions cut to 1 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("v2", "answerable", "found", "message"),
+    [
+        (False, False, "never", None),
+        (False, True, "never", "the head is for SQuAD 2.0, the data of 1.1"),
+        (True, False, "<s>", "the head is for SQuAD 1.1, the data of 2.0"),
+        (True, True, "classifier", None),
+    ],
+)
+def test_it_is_said_how_no_answer_is_told(tmp_path, roberta, capsys, caplog, v2, answerable, found, message):
+    torch.manual_seed(2)
+    other = RobertaModel(roberta.model.config)
+    other.register_head("span", SpanHeadConfig(answerable=answerable))
+    native.save(tmp_path / "other", other, roberta.tokenizer)
+    data, folder = dev_set(tmp_path, v2=v2), tmp_path / "answers"
+    assert measure(capsys, data, "--model", tmp_path / "other", "--save-answers", folder)["no_answer"] == found
+    assert [record.getMessage()[:42] for record in caplog.records if record.levelname == "WARNING"] == (
+        [message] if message else []
+    )
+    assert all(json.loads((folder / "predictions.json").read_text("utf-8")).values())
 
 
 @pytest.mark.parametrize(
@@ -159,6 +252,11 @@ def test_fine_tuning_ends_with_a_model_and_files_that_score_what_it_says(tmp_pat
         ),
         (["--na-prob", "N"], "--na-prob goes with --predictions"),
         (["--predictions", "P", "--save-answers", "x"], "--save-answers writes those of a model"),
+        (["--predictions", "P", "--na-prob-thresh", "0.5"], "--na-prob-thresh is one of --na-prob; give both"),
+        (["--predictions", "P", "--doc-stride", "9"], "--doc-stride says how a model reads, and --predictions has"),
+        (["--predictions", "P", "--wsc-candidates", "spans"], "--wsc-candidates is an option of wsc, not of squad"),
+        (["--text-columns", "a"], "--text-columns is an option of table, not of squad: leave it out"),
+        (["--predictions", "TWICE"], "TWICE: 'where' stands there twice; leave one of them"),
         (["--predictions", "P", "--na-prob", "N"], "--na-prob is for SQuAD 2.0; in this file, of 1.1, every question"),
         (["--predictions", "N"], "N: 'where' is 0.5; expected the text of an answer"),
         (["--predictions", "LIST"], "LIST: expected an object with the text of an answer for each id, found list"),
@@ -172,6 +270,7 @@ def test_what_can_not_be_scored_is_refused(tmp_path, write, capsys, monkeypatch,
     monkeypatch.chdir(tmp_path)
     for name, values in {"P": {"where": "x"}, "N": {"where": 0.5}, "LIST": ["x"], "CUT": '{"a', "NONE": {}}.items():
         write(name, values)
+    write("TWICE", '{"where": "x", "where": "y"}')
     assert message in refusal(capsys, data, *arguments)
 
 
@@ -189,7 +288,7 @@ def test_probabilities_of_2_0_are_checked(tmp_path, write, capsys):
 def test_models_that_do_not_fit_are_refused(tmp_path, roberta, model, capsys):
     data = dev_set(tmp_path, v2=False)
     assert "--tokens-per-sample, --max-question-length, --doc-stride: sequences of 32 tokens" in refusal(
-        capsys, data, "--model", model
+        capsys, data, "--model", model, "--doc-stride", "13"
     )
     assert "--tokens-per-sample 64; the model takes 32 at most" in refusal(
         capsys, data, "--model", model, *LENGTHS, "--tokens-per-sample", "64"

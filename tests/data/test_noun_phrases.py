@@ -64,7 +64,7 @@ def test_other_candidates_neither_hold_the_query_nor_stand_in_it():
 
 
 def test_the_message_tells_how_to_install_spacy(spacy, monkeypatch):
-    advice = "pip install spacy, then python -m spacy download en_core_web_sm; or give the candidates"
+    advice = "pip install spacy, then python -m spacy download en_core_web_sm$"
     spacy.util.is_package = lambda name: False
     with pytest.raises(ConfigError, match=f"none of its English pipelines .*: {advice}"):
         noun_phrases("x")

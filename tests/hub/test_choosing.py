@@ -95,6 +95,8 @@ def test_a_head_without_one_score_is_refused(chooser, head):
         ((["x"], ["y", "z"], [OPTIONS] * 2), "1 contexts, 2 questions"),
         ((" ", "", OPTIONS), "question 0 and its context are empty"),
         ((3, "y", OPTIONS), "contexts are 3"),
+        (("x", ["y"], None), "options are None; expected a list of options for each question"),
+        (("x", "y", None), "options of question 0 are None; expected a list"),
     ],
 )
 def test_questions_that_are_none_are_refused(chooser, arguments, message):
@@ -166,6 +168,9 @@ def test_noun_phrases_are_the_candidates_where_none_are_given(roberta, monkeypat
         (SENTENCE.replace("trophy", "_trophy_"), ["The trophy"], "no candidates beside 'trophy'"),
         ([SENTENCE], [["a"], ["b"]], "2 lists of candidates for 1 sentences"),
         (3, ["a"], "item 0 is 3"),
+        ([SENTENCE], 5, "candidates are 5; expected a list of them for each sentence"),
+        ([SENTENCE], "ab", "candidates are 'ab'; expected a list of them for each sentence"),
+        (SENTENCE, 5, "candidates are 5; expected a list of strings"),
     ],
 )
 def test_sentences_and_candidates_that_are_wrong_are_refused(roberta, sentence, candidates, message):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,22 +110,68 @@ def test_the_file_of_a_split_is_found_by_a_word_of_its_name(tmp_path, tokenizer,
 def test_a_split_that_is_missing_or_there_twice_is_refused(tmp_path, tokenizer):
     with pytest.raises(
         DataError,
-        match="not one file of the valid split; expected valid or dev or val or validation.jsonl; found: nothing",
+        match="no file of the valid split; expected one named valid or dev or val or validation with .jsonl.*nothing",
     ):
         task_of(tmp_path, tokenizer).samples("valid")
     for name in ("train_s.jsonl", "train_xl.jsonl.xz"):
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match="train_s.jsonl and train_xl.jsonl.xz could each be it"):
+    with pytest.raises(
+        DataError, match="train_s.jsonl and train_xl.jsonl.xz could each be it; name one with --train-file"
+    ):
         task_of(tmp_path, tokenizer).samples("train")
 
 
 def test_a_test_split_is_named_where_there_is_one(folder, tokenizer):
     assert task_of(folder, tokenizer).test_splits() == ()
-    assert task_of(folder, tokenizer, data_layout="race").test_splits() == ()
+    race = SentenceRankingTask(SentenceRankingTaskConfig(data=folder, data_layout="race"), tokenizer)
+    assert race.test_splits() == ()
     (folder / "test.jsonl").touch()
     (folder / "test").mkdir()
     assert task_of(folder, tokenizer).test_splits() == ("test",)
-    assert task_of(folder, tokenizer, data_layout="race").test_splits() == ("test",)
+    assert race.test_splits() == ("test",)
+
+
+def test_two_test_files_are_refused_and_not_passed_over(folder, tokenizer):
+    for name in ("ARC-Easy-Test.jsonl", "ARC-Challenge-Test.jsonl"):
+        (folder / name).write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    task = task_of(folder, tokenizer)
+    assert task.test_splits() == ("test",)
+    with pytest.raises(DataError, match="ARC-Challenge-Test.jsonl and ARC-Easy-Test.jsonl could each be it; keep one"):
+        task.samples("test")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"question_field": "q"}, {"train_file": Path("a")}, {"valid_file": Path("a")}, {"option_fields": ("a", "b")}],
+)
+def test_fields_and_files_are_refused_beside_the_folders_of_race(tmp_path, options):
+    flag = f"--{next(iter(options)).replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"{flag} is for .jsonl, not for RACE's folders: leave it out"):
+        SentenceRankingTaskConfig(data=tmp_path, data_layout="race", **options)
+
+
+def test_a_split_of_race_is_not_its_folder(tmp_path, tokenizer):
+    (tmp_path / "high").mkdir()
+    task = SentenceRankingTask(SentenceRankingTaskConfig(data=tmp_path, data_layout="race"), tokenizer)
+    with pytest.raises(DataError, match="this is one split of RACE; give the folder that holds train and dev"):
+        task.samples("train")
+
+
+@pytest.mark.parametrize(
+    ("word", "question"), [("cause", "What was the cause of this?"), ("effect", "What happened as a result?")]
+)
+def test_copa_asks_in_words(tmp_path, tokenizer, word, question):
+    row = {"premise": "It rained.", "choice1": "The street got wet.", "choice2": "It dried.", "question": word}
+    (tmp_path / "train.jsonl").write_text(json.dumps({**row, "label": 0, "idx": 7}), encoding="utf-8")
+    config = SentenceRankingTaskConfig(data=tmp_path, **QUESTION_SETS["copa"])
+    batch = SentenceRankingTask(config, tokenizer).samples("train").batch(np.arange(1), seed=1, epoch=1)
+    first, second = batch.tokens.split(batch.layout.lengths)
+    texts = [tokenizer.decode(part.tolist()) for part in batch.tokens.split(batch.layout.lengths)]
+    specials = [tokenizer.dictionary.bos, tokenizer.dictionary.eos]
+    expected = [f"{question} The street got wet.It rained.", f"{question} It dried.It rained."]
+    assert texts == expected
+    assert [first[0].item(), first[-1].item(), second[-1].item()] == [specials[0], specials[1], specials[1]]
+    assert [(part == specials[1]).sum().item() for part in (first, second)] == [3, 3]
 
 
 def test_a_file_of_a_split_may_be_named(folder, tokenizer):

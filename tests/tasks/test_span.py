@@ -13,6 +13,7 @@ from roberta.data.readers.squad import Question
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.models.heads import SpanHeadConfig
+from roberta.question_answering import read_na_probs, read_predictions, score_predictions
 from roberta.registry import CRITERIONS, TASKS
 from roberta.tasks.span import QuestionWindows, SpanTask, SpanTaskConfig, gold_texts
 
@@ -160,8 +161,49 @@ def test_predictions_are_written_as_the_official_scorers_read_them(tmp_path: Pat
         samples = SpanTask(config(path, dev=path, version=version), tokenizer).samples("valid")
         samples.write_predictions(tmp_path, pointing(samples, columns=3 if v2 else 2))
         predictions = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
-        assert predictions == {"where": "London", "who": "Babbage"} | ({"none": ""} if v2 else {})
+        assert predictions == {"where": "London", "who": "Babbage"} | ({"none": "Ad"} if v2 else {})
         assert json.loads((tmp_path / "na_prob.json").read_text(encoding="utf-8")).keys() == predictions.keys()
+
+
+def test_files_of_2_0_score_what_is_reported_where_a_right_answer_is_above_the_threshold(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(squad(v2=True)), encoding="utf-8")
+    samples = SpanTask(config(path, dev=path, version="2.0"), tokenizer).samples("valid")
+    outputs = pointing(samples, columns=3)
+    for window, question in enumerate(samples.windows.question_ids.tolist()):
+        outputs[window][0, 2] = (4.0, -6.0, -4.0)[question]  # the right answer of "who" is less likely than none
+    figures = samples.score(outputs)
+    assert figures["exact"] == pytest.approx(200 / 3)
+    assert figures["pr_exact_ap"] == pytest.approx(100 * (1 / 2 + 1 / 2 * 2 / 3))
+    samples.write_predictions(tmp_path, outputs)
+    predictions, no_answer = read_predictions(tmp_path / "predictions.json"), read_na_probs(tmp_path / "na_prob.json")
+    again = score_predictions(samples.questions, predictions, no_answer, na_threshold=figures["best_f1_thresh"])
+    assert again == figures
+    assert samples.predictions(outputs)[1].prediction == ""
+
+
+def test_answers_are_decoded_once_for_one_set_of_outputs(
+    folder: Path, tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = SpanTask(config(folder), tokenizer).samples("valid")
+    decode, calls = samples.windows.answers, []
+    monkeypatch.setattr(
+        samples.windows, "answers", lambda *args, **options: calls.append(options) or decode(*args, **options)
+    )
+    outputs = pointing(samples)
+    first = samples.score(outputs)
+    calls.clear()
+    predictions = samples.predictions(outputs)
+    samples.write_predictions(tmp_path, outputs)
+    assert samples.score(outputs) == first
+    assert len(calls) == 1
+    assert len(predictions[0].probabilities or {}) == 5
+    others = [rows[::-1].copy() for rows in outputs]
+    assert samples.predictions(others) != predictions
+    assert samples.score(others) != first
+    assert len(calls) == 2
 
 
 def test_a_question_without_told_answer_is_predicted_all_the_same(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -181,9 +223,11 @@ def test_training_leaves_out_answers_out_of_place_and_scoring_keeps_them(
     task = SpanTask(config(path, dev=path), tokenizer)
     with caplog.at_level(logging.INFO):
         assert [question.id for question in task.samples("train").questions] == ["where"]
-    assert "1 answers do not stand where they are said to start" in caplog.text
+    assert "1 answers do not stand where they are said to start; with them, 1 of 2" in caplog.text
     assert "train: 1 questions in 5 windows, 4 of them without the answer; 0 questions cut to 12 tokens" in caplog.text
+    caplog.clear()
     valid = task.samples("valid")
+    assert "1 answers do not stand where they are said to start; their texts are compared all the same" in caplog.text
     assert [question.id for question in valid.questions] == ["where", "who"]
     assert not valid.targets[valid.windows.question_ids == 1, :2].any()
 
@@ -214,6 +258,10 @@ def test_what_can_not_be_learnt_or_scored_is_refused(tmp_path: Path, tokenizer: 
     data["data"][0]["paragraphs"][0]["qas"].pop(0)
     path.write_text(json.dumps(data), encoding="utf-8")
     with pytest.raises(DataError, match=r"set.json: no question has an answer that stands where it is said to start"):
+        SpanTask(config(path), tokenizer).samples("train")
+    data["data"][0]["paragraphs"][0]["qas"][0]["answers"] = []
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(DataError, match=r"set.json: no question has an answer told; training needs answers"):
         SpanTask(config(path), tokenizer).samples("train")
     untold = Question("a", "", "x", "?", (), None, "test.json: data[0]")
     with pytest.raises(DataError, match=r"test.json: data\[0\]: no answer; without gold answers nothing can be scored"):

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
 
+from roberta.data import noun_phrases as module
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
@@ -147,7 +149,7 @@ def test_files_may_be_named(tmp_path, tokenizer):
     (tmp_path / "definite.txt").write_text("The bee saw it.\nit\nthe bee,the cup\nthe cup\n", encoding="utf-8")
     named = samples_of(tmp_path, tokenizer, "train", data_layout="text", train_file="definite.txt")
     assert named.answers.tolist() == [1]
-    with pytest.raises(DataError, match="not one file of the valid split"):
+    with pytest.raises(DataError, match="no file of the valid split"):
         samples_of(tmp_path, tokenizer, "valid", data_layout="text")
 
 
@@ -163,6 +165,61 @@ def test_genuine_sets_are_found_by_their_names(shared, tokenizer, name, path, co
     for split, count in counts.items():
         samples = samples_of(shared / "data" / path, tokenizer, split, **PRONOUN_SETS[name])
         assert len(samples) == count
+
+
+def test_a_query_with_nothing_beside_it_is_counted_left_out_of_training_and_taken_elsewhere(
+    tmp_path, tokenizer, caplog
+):
+    alone = [
+        {**question(query, label), "text": f"{query} told Ann that Bob left. He lied."}
+        for query, label in (("Mark", True), ("Pete", False))
+    ]
+    rows = [question("Mark", True), question("Pete", False), *alone]
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.jsonl", *rows)
+    with caplog.at_level(logging.INFO):
+        train = samples_of(tmp_path, tokenizer, "train", wsc_candidates="spans")
+        valid = samples_of(tmp_path, tokenizer, "valid", wsc_candidates="spans")
+    assert [example.candidates for example in train.examples] == [("Mark", "Pete")]
+    assert "train: 1 questions with nothing to compare the query with are left out" in caplog.text
+    assert "valid: 2 questions with nothing to compare the query with; it is taken for the answer" in caplog.text
+    assert [example.candidates for example in valid.examples[2:]] == [("Mark",), ("Pete",)]
+    assert valid.counts() == {"num_truncated": 0, "num_single_candidates": 2}
+    pair = np.array([[2.0], [1.0]], dtype=np.float32)
+    assert valid.score([pair, pair[::-1], pair[:1], pair[:1]]) == {"accuracy": 0.75}  # that of Pete is wrong
+    write(tmp_path / "train.jsonl", alone[0])
+    with pytest.raises(DataError, match="a right candidate and another one to compare it with"):
+        samples_of(tmp_path, tokenizer, "train", wsc_candidates="spans")
+
+
+def test_without_spacy_the_other_candidates_are_named(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    module._pipeline.cache_clear()
+    write(tmp_path / "val.jsonl", question("Mark", True))
+    with pytest.raises(
+        ConfigError, match="not installed: pip install spacy, .*; or do without it: --wsc-candidates spans"
+    ):
+        samples_of(tmp_path, tokenizer, "valid")
+
+
+def test_candidates_are_chosen_for_wsc_alone(tmp_path):
+    with pytest.raises(ConfigError, match="--wsc-candidates is for SuperGLUE's WSC; the other sets name"):
+        WSCTaskConfig(data=tmp_path, data_layout="winogrande", wsc_candidates="spans")
+
+
+def test_several_train_files_are_told_apart_by_an_option(tmp_path, tokenizer):
+    for name in ("train_s.jsonl", "train_xl.jsonl"):
+        (tmp_path / name).touch()
+    message = "train_s.jsonl and train_xl.jsonl could each be it; name one with --train-file"
+    with pytest.raises(DataError, match=message):
+        samples_of(tmp_path, tokenizer, "train", data_layout="winogrande")
+
+
+def test_two_test_files_are_refused_and_not_passed_over(tmp_path, tokenizer):
+    for name in ("a-test.jsonl", "b-test.jsonl", "dev.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match="a-test.jsonl and b-test.jsonl could each be it; keep one of them"):
+        WSCTask(WSCTaskConfig(data=tmp_path, data_layout="winogrande"), tokenizer).test_splits()
 
 
 def test_a_train_split_without_right_candidates_is_refused(tmp_path, tokenizer):

@@ -73,7 +73,7 @@ def test_an_answer_may_be_untold(tmp_path, answer):
         ({"options": ["cat"]}, "1 options; a question needs at least 2"),
         ({"options": "cat"}, "options is 'cat'; expected list"),
         ({"options": {"text": ["a"], "label": []}}, "options has 1 texts and 0 labels"),
-        ({"options": None}, "no field 'options'"),
+        ({"options": None}, "options is null; expected list, or no such field"),
         ({"question": " "}, "context and question are empty"),
         ({"question": 7}, "question is 7; expected str"),
     ],
@@ -87,6 +87,12 @@ def test_a_label_that_no_option_has_is_refused(tmp_path):
     options = [{"label": "A", "text": "cat"}, {"label": "B", "text": "dog"}]
     with pytest.raises(DataError, match="set.jsonl:1: answer 'F' for 2 options; allowed: A, B"):
         read(tmp_path, {"question": "Who?", "options": options, "answer": "F"})
+    with pytest.raises(DataError, match="set.jsonl:1: option 2 has no label, and others have one"):
+        read(tmp_path, {"question": "Who?", "options": [options[0], {"text": "dog"}], "answer": "A"})
+    with pytest.raises(DataError, match="set.jsonl:1: labels A, A: one of them stands there twice"):
+        read(tmp_path, {"question": "Who?", "options": [options[0]] * 2, "answer": "A"})
+    (example,) = read(tmp_path, {"question": "Who?", "options": [{"text": "cat"}, {"text": "dog"}], "answer": "dog"})
+    assert example.answer == 1
     with pytest.raises(DataError, match="allowed: labels, but the options have none"):
         read(tmp_path, ROW, fields=ChoiceFields(answer_form="label"))
 
@@ -97,7 +103,7 @@ def test_a_missing_field_names_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{", "set.jsonl:2: no JSON"), ("[]", "set.jsonl:2: '\\[\\]'; expected")]
+    ("line", "message"), [("{", "set.jsonl:2: not JSON"), ("[]", "set.jsonl:2: '\\[\\]'; expected")]
 )
 def test_a_line_that_is_no_object_is_named(tmp_path, line, message):
     with pytest.raises(DataError, match=message):
@@ -114,6 +120,15 @@ def test_fields_must_name_a_question_and_options():
         ChoiceFields(question_field=None)
     with pytest.raises(ConfigError, match="--option-fields is empty"):
         ChoiceFields(option_fields=())
+    for pair in ("cause", "=x", "effect= "):
+        with pytest.raises(ConfigError, match=f"--question-texts '{pair}'; expected WORD=TEXT"):
+            ChoiceFields(question_texts=(pair,))
+
+
+def test_questions_of_one_word_are_asked_in_full(tmp_path):
+    fields = ChoiceFields(question_texts=("why=Why, = how so?", "how=How?"))
+    examples = [read(tmp_path, {**ROW, "question": question}, fields=fields)[0] for question in ("why", "how", "who?")]
+    assert [example.question for example in examples] == ["Why, = how so?", "How?", "who?"]
 
 
 def test_hellaswag_has_a_context_and_endings(tmp_path):
@@ -145,6 +160,6 @@ def test_copa_is_read(shared):
     assert examples[1].options == ("His stubble grew.", "His stubble disappeared.")
     assert (examples[1].context, examples[1].question, examples[1].answer) == (
         "The man slid the razor across his chin.",
-        "effect",
+        "What happened as a result?",
         1,
     )

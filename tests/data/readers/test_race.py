@@ -70,7 +70,7 @@ def test_a_wrong_passage_is_named_with_its_path(tmp_path, change, message):
     assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize(("text", "message"), [('{"article": "x', "no JSON"), ("[1]", "expected a JSON object")])
+@pytest.mark.parametrize(("text", "message"), [('{"article": "x', "not JSON"), ("[1]", "expected a JSON object")])
 def test_a_malformed_file_among_many_is_named(tmp_path, text, message):
     for number in range(50):
         write(tmp_path, "high", f"{number}.txt", PASSAGE)

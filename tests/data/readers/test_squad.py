@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from roberta.data.readers.squad import Question, Version, read_squad, version_of, with_answers_in_place
+from roberta.data.readers.squad import (
+    Question,
+    Version,
+    num_out_of_place,
+    read_squad,
+    version_of,
+    with_answers_in_place,
+)
 from roberta.errors import DataError
 
 V1: dict[str, Any] = {
@@ -111,6 +118,7 @@ def test_the_real_sets_are_read_whole(shared: Path) -> None:
         ),
         (lambda d: asked(d, 1).update(id=7), r"qas\[1\]: expected id of type str, found 7"),
         (lambda d: asked(d, 1).update(id="x"), r"qas\[1\]: id 'x' is that of \S+set.json: data\[0\]\S+\[0\] too"),
+        (lambda d: asked(d, 1).update(id=" "), r"qas\[1\]: the id is empty; predictions are told apart by it"),
         (lambda d: asked(d).pop("question"), r"qas\[0\]: expected question of type str, it is missing"),
         (
             lambda d: asked(d)["answers"][0].update(answer_start="2"),
@@ -136,16 +144,20 @@ def test_what_is_wrong_is_named_with_its_place(
 
 
 def test_a_file_that_is_no_json_is_refused(write: Callable[[Any], Path]) -> None:
-    with pytest.raises(DataError, match=r"set.json:2: not JSON: Expecting .*; get the file again"):
+    with pytest.raises(DataError, match=r"set.json: not JSON: Expecting .* line 2 .*; get the file again"):
         read_squad(write('{"data":\n tru'))
     with pytest.raises(DataError, match="set.json: the file: expected an object, found list"):
         read_squad(write([]))
 
 
 def test_the_other_version_is_refused(write: Callable[[Any], Path]) -> None:
-    with pytest.raises(DataError, match=r"this is SQuAD 1.1, but 2.0 is asked for; all questions of 1.1 have answers"):
+    with pytest.raises(
+        DataError, match=r"this is SQuAD 1.1, but 2.0 is asked for; all questions of 1.1 .*--version 1.1"
+    ):
         read_squad(write(V1), "2.0")
-    with pytest.raises(DataError, match=r"this is SQuAD 2.0, but 1.1 is asked for; some questions of 2.0 have no ans"):
+    with pytest.raises(
+        DataError, match=r"this is SQuAD 2.0, but 1.1 is asked for; some .*: use squad2 .*--version 2.0"
+    ):
         read_squad(write(v2()), "1.1")
 
 
@@ -170,3 +182,16 @@ def test_answers_out_of_place_are_left_out_and_counted(
         kept = with_answers_in_place(questions)
     assert [(question.id, question.answers) for question in kept] == [("x", (("Ada", 2),))]
     assert "set.json: 3 answers do not stand where they are said to start; with them, 1 of 2 questions" in caplog.text
+    assert num_out_of_place(questions) == 3
+
+
+def test_questions_without_answers_are_counted_apart(
+    write: Callable[[Any], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = copy.deepcopy(V1)
+    asked(data, 1)["answers"] = []
+    with caplog.at_level(logging.WARNING):
+        assert [question.id for question in with_answers_in_place(read_squad(write(data)))] == ["x"]
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith("set.json: 1 of 2 questions have no answer told, and are left out")
+    assert with_answers_in_place([]) == []

@@ -135,7 +135,7 @@ def test_labels_may_be_absent_where_they_are_not_needed(tmp_path, kind):
         ("a.csv", "text,label\nb,c\na\n", "classification", r"a\.csv:3: 1 columns; expected 2"),
         ("a.csv", 'text,label\n"a\nb" c,d\n', "classification", r"a\.csv:2: not a row of comma-separated cells"),
         ("a.csv", 'text,label\na,b\n"c,d\ne,f\n', "classification", r"a\.csv:3: not a row.*end of data"),
-        ("a.jsonl", '{"text": "a", "label": "b"}\n{"text"', "classification", r"a\.jsonl:2: no JSON"),
+        ("a.jsonl", '{"text": "a", "label": "b"}\n{"text"', "classification", r"a\.jsonl:2: not JSON"),
         ("a.jsonl", '["a", "b"]', "classification", r"a\.jsonl:1: .*expected a JSON object"),
         ("a.jsonl", '{"label": "b"}', "classification", r"a\.jsonl:1: no column 'text'; allowed: label"),
         (
@@ -215,7 +215,9 @@ def test_a_test_split_that_two_files_could_be_is_there_and_refused(tmp_path):
     written(tmp_path / "Easy-Test.jsonl", "")
     written(tmp_path / "Hard-Test.jsonl.xz", "")
     assert has_split_file(tmp_path, "test", (".jsonl",))
-    with pytest.raises(DataError, match=r"Easy-Test\.jsonl and Hard-Test\.jsonl\.xz could each be it; keep one of them"):
+    with pytest.raises(
+        DataError, match=r"Easy-Test\.jsonl and Hard-Test\.jsonl\.xz could each be it; keep one of them"
+    ):
         find_split_file(tmp_path, "test", (".jsonl",))
     assert not has_split_file(tmp_path, "test", (".tsv", ".csv"))
     written(tmp_path / "test.jsonl", "")

@@ -56,7 +56,7 @@ def test_a_pronoun_beside_its_index_is_found(tmp_path):
         ({"target": {}}, "no field 'target.span1_text'"),
         ({"idx": "one"}, "idx is 'one'; expected int"),
         ({"label": "yes"}, "label is 'yes'; expected bool"),
-        ({"label": None}, "no field 'label'"),
+        ({"label": None}, "label is null; expected bool, or no such field"),
     ],
 )
 def test_a_wrong_line_of_wsc_is_named(tmp_path, change, message):
@@ -81,6 +81,7 @@ def test_dpr_and_wsc273_have_four_lines_a_question(tmp_path):
         ("\nit\n", "\nshe\n", "wsc.txt:1: no 'she' in"),
         ("The bee,the flower", "the flower", "wsc.txt:3: candidates 'the flower'; expected two or more"),
         ("The bee,the flower", "the flower,", "wsc.txt:3: candidates"),
+        ("The bee,the flower", "the flower,the  flower", "wsc.txt:3: candidate 'the flower' stands there twice"),
         ("\nthe flower\n", "\nthe flowers\n", "wsc.txt:4: answer 'the flowers'; .*did you mean the flower"),
     ],
 )
@@ -97,6 +98,12 @@ def test_winogrande_has_a_blank_and_two_options(tmp_path):
     assert (first.before, first.pronoun, first.after) == ("Ann beat Eve because ", "_", " is fast.")
     assert (first.candidates, first.answer, first.id) == (("Ann", "Eve"), 1, "q-1")
     assert [example.answer for example in others] == [None, None]
+
+
+@pytest.mark.parametrize("answer", [1, 2])
+def test_an_answer_of_winogrande_may_be_a_number(tmp_path, answer):
+    (example,) = read_winogrande(write_lines(tmp_path / "dev.jsonl", {**WINOGRANDE, "answer": answer}))
+    assert example.answer == answer - 1
 
 
 def test_the_labels_of_winogrande_may_stand_in_a_file(tmp_path):
@@ -117,7 +124,11 @@ def test_the_labels_of_winogrande_may_stand_in_a_file(tmp_path):
         ({"sentence": "Ann beat Eve."}, "0 blanks _ in"),
         ({"sentence": "_ beat _."}, "2 blanks _ in"),
         ({"option2": " "}, r"options \('Ann', ''\); an option must not be empty"),
-        ({"option1": None}, "no field 'option1'"),
+        ({"option1": None}, "option1 is null; expected str"),
+        ({"option1": "Eve", "option2": " Eve"}, "candidate 'Eve' stands there twice"),
+        ({"answer": True}, "answer True; allowed: 1, 2"),
+        ({"answer": 0}, "answer 0; allowed: 1, 2"),
+        ({"answer": 1.0}, "answer 1.0; allowed: 1, 2"),
         ({"answer": "3"}, "answer '3'; allowed: 1, 2"),
         ({"answer": [1]}, r"answer \[1\]; allowed"),
     ],

@@ -95,7 +95,7 @@ def training_options(name_or_path: str | Path) -> dict[str, Any]:
     if own:
         return own
     run_dir = path.parent if path.name == native.BEST else path  # the best model is kept without its run's options
-    for folder in (run_dir, *sorted(inner for inner in run_dir.iterdir() if inner.is_dir())):  # of several runs, one
+    for folder in (run_dir, *sorted(run_dir.glob("lr*_seed*"))):  # those of a sweep share what is not in their names
         if newest := native.newest(folder, check_content=False):
             return native.training_options(newest)
     return {}

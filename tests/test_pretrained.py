@@ -217,6 +217,21 @@ def test_without_the_optional_package_the_error_names_the_pip_command(monkeypatc
         pretrained.load("hf:me/tiny")
 
 
+def test_the_options_of_a_run_are_found_from_its_folder_its_best_model_and_its_checkpoints(tmp_path):
+    model, tokenizer = make_model(), Tokenizer.load()
+    options = {"task": {"type": "span", "doc_stride": 9}}
+    state = native.TrainingState(options, {"m": torch.zeros(1)}, {})
+    for run in (tmp_path / "one", tmp_path / "two" / "lr1e-05_seed1"):
+        native.save(run / "step_0000003", model, tokenizer, state)
+    for run in ("one", "two"):
+        native.save(tmp_path / run / "best", model, tokenizer)
+    for place in ("one", "one/best", "one/step_0000003", "two", "two/best"):
+        assert pretrained.training_options(tmp_path / place) == options
+    native.save(tmp_path / "best", model, tokenizer)  # stands beside a run, and is not of it
+    for place in (tmp_path / "best", tmp_path / "nowhere", "roberta.base", "hf:me/tiny"):
+        assert pretrained.training_options(place) == {}
+
+
 def test_a_folder_of_no_known_kind_says_what_it_lacks(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(

@@ -148,6 +148,15 @@ def test_what_is_cut_is_counted_and_said(measure, tmp_path, caplog):
     assert (result["num_truncated"], result["num_single_candidates"]) == (1, 0)
 
 
+def test_what_is_read_is_logged_to_stderr(measure, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    write(tmp_path / "dev.jsonl", [{"question": "one", "options": ["a", "b"], "answer": 0}])
+    code, result, messages = measure("choices", tmp_path)
+    assert (code, result["num_truncated"]) == (0, 0)
+    assert "valid: 1 questions; 0 with a context cut to fit 48 tokens" in messages
+
+
 def test_a_split_of_race_may_be_given(measure, tmp_path):
     counts = {"dev": 2, "test": 3, "mine": 1}
     for split, count in counts.items():

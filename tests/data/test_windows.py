@@ -10,7 +10,7 @@ import pytest
 from roberta.answers import trimmed
 from roberta.data.readers.squad import Question, read_squad
 from roberta.data.tokenizer import AlignedTokens, Tokenizer
-from roberta.data.windows import EncodedPassage, Windows, WindowSizes
+from roberta.data.windows import EncodedPassage, Windows, WindowSizes, fitting_sizes
 from roberta.errors import ConfigError
 from roberta.metrics import normalize_answer
 
@@ -114,6 +114,14 @@ def test_what_lies_on_the_edges_of_tokens_comes_back_exactly(tokenizer: Tokenize
     for word in ("Zoë", "1,000", "👩‍👩‍👧", "Ça va", "天気がいい"):
         start = ODD.index(word)
         assert text_of(passage.token_span(start, start + len(word)), passage) == (word, start)
+
+
+def test_sizes_that_are_not_given_fit_short_sequences_too() -> None:
+    for max_tokens, stride, max_question_tokens in ((512, 128, 64), (1024, 128, 64), (128, 32, 64), (32, 8, 16)):
+        assert fitting_sizes(max_tokens) == WindowSizes(max_tokens, stride, max_question_tokens)
+    assert fitting_sizes(128, stride=9, max_question_tokens=20) == WindowSizes(128, 9, 20)
+    with pytest.raises(ConfigError, match="windows are 61 apart"):
+        fitting_sizes(128, stride=61)
 
 
 def test_a_passage_is_encoded_once_however_many_questions_it_has(tokenizer: Tokenizer) -> None:

@@ -260,18 +260,19 @@ def activations(workload: Workload, parameters: Parameters) -> int:
     """
     model, tokens = workload.model, workload.tokens_per_batch
     width, number = model.embed_dim, _number_bytes(workload)
-    of_layer = tokens * (
-        number * (6 * width + 2 * model.ffn_embed_dim)
+    of_attention = tokens * (number * 5 * width + _kept_by_attention(workload))
+    of_rest = tokens * (
+        number * (width + 2 * model.ffn_embed_dim)
         + FP32 * 2 * width
         + FP32 * 4  # mean and scale of the LayerNorms
         + _kept_by_dropout(workload, model.dropout, 2 * width)
         + _kept_by_dropout(workload, model.activation_dropout, model.ffn_embed_dim)
-        + _kept_by_attention(workload)
     )
     if workload.checkpoints_activations:  # the input of each layer, and of the layer at work all of it
-        layers = FP32 * tokens * width * model.encoder_layers + of_layer
-    else:
-        layers = of_layer * model.encoder_layers
+        layers = FP32 * tokens * width * model.encoder_layers + of_attention + of_rest
+    else:  # the last layer goes on with the rows that the head sees
+        share = min(1.0, workload.targets_per_token)
+        layers = of_attention * model.encoder_layers + round(of_rest * (model.encoder_layers - 1 + share))
     embedding = tokens * (2 * INT64 + FP32 * width + FP32 * 2 + _kept_by_dropout(workload, model.dropout, width))
     rows = round(workload.targets_per_token * tokens)
     head = rows * 4 * width * number + FP32 * parameters.projection

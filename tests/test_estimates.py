@@ -136,9 +136,15 @@ def test_activations_are_within_a_tenth_of_what_torch_keeps(rates, precision):
 
 def test_checkpointing_keeps_an_input_for_each_layer_and_one_layer_at_work():
     plain, checkpointed = memory_of().activations, memory_of(checkpoints_activations=True).activations
-    one = dataclasses.replace(BASE.model, encoder_layers=1)
+    one, two = (dataclasses.replace(BASE.model, encoder_layers=layers) for layers in (1, 2))
     layer_input = 4 * 768 * BASE.tokens_per_batch
-    assert checkpointed == memory_of(model=one).activations + 12 * layer_input
+    kept_of_one, kept_of_two = (
+        memory_of(model=model, checkpoints_activations=True).activations for model in (one, two)
+    )
+    assert kept_of_two - kept_of_one == layer_input
+    assert checkpointed == kept_of_one + 11 * layer_input
+    at_work = memory_of(model=two).activations - memory_of(model=one).activations
+    assert kept_of_one - layer_input - at_work < memory_of(model=one).activations  # what is not of the layers
     assert checkpointed < plain / 3
 
 

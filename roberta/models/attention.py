@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from roberta.layout import SequenceLayout
-from roberta.models.dropout import dropout
 
 # What torch's flash attention takes.
 _VARIABLE_LENGTH_DTYPES = (torch.float16, torch.bfloat16)
@@ -41,7 +40,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *,
     """
     mask = None if layout.is_uniform else layout.is_token[:, None, None, :]  # (B, 1, 1, S)
     q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
-    context = _scaled_dot_product(q, k, v, mask, dropout_p)  # (B, H, S, D)
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)  # (B, H, S, D)
     return layout.pack(context.transpose(1, 2))  # (T, H, D)
 
 
@@ -55,7 +54,7 @@ def _attention_by_run(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *
     contexts = []
     for run, *parts in zip(layout.runs, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
         q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in parts)  # (B, H, S, D)
-        context = _scaled_dot_product(q, k, v, None, dropout_p)
+        context = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p)
         contexts.append(context.transpose(1, 2).flatten(0, 1))
     return torch.cat(contexts)  # (T, H, D)
 
@@ -75,20 +74,6 @@ def _variable_length_attention(q: Tensor, k: Tensor, v: Tensor, layout: Sequence
     context = varlen_attn(q, k, v, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
     assert isinstance(context, Tensor)  # a pair only where more was asked for
     return context  # (T, H, D)
-
-
-def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
-    """Return softmax(q k^T / sqrt(D)) v over the keys in `mask`, if given: (B, H, S, D), as are q, k and v.
-
-    torch has no fused kernel for dropout on a CPU, so there this costs no more memory, and `dropout` less time.
-    """
-    if dropout_p == 0.0 or q.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
-    scores = q.mul(q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, H, S, S)
-    scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    probabilities = scores.softmax(dim=-1, dtype=wide).to(v.dtype)
-    return dropout(probabilities, dropout_p, training=True) @ v
 
 
 def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int, dropout_p: float) -> str:

@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention, attention_probabilities
-from roberta.models.dropout import dropout
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
@@ -106,10 +105,10 @@ class TransformerLayer(nn.Module):
 
     def combine(self, x: Tensor, context: Tensor) -> Tensor:
         """Map the input (T, C) and what attention found in it (T, C) to the output (T, C); row by row, no layout."""
-        context = dropout(self.self_attn.out_proj(context), self.dropout, self.training)
+        context = F.dropout(self.self_attn.out_proj(context), self.dropout, self.training)
         x = self.self_attn_layer_norm(x + context)
-        hidden = dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
-        return self.final_layer_norm(x + dropout(self.fc2(hidden), self.dropout, self.training))
+        hidden = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
+        return self.final_layer_norm(x + F.dropout(self.fc2(hidden), self.dropout, self.training))
 
 
 class TransformerEncoder(nn.Module):
@@ -158,7 +157,7 @@ class TransformerEncoder(nn.Module):
         x = self.embed_tokens(tokens)  # (T, C)
         x = x if perturb is None else perturb(x)
         x = self.layernorm_embedding(x + self.embed_positions(layout.positions + self.first_position))
-        return dropout(x, self.dropout, self.training)
+        return F.dropout(x, self.dropout, self.training)
 
     def forward(
         self,

@@ -256,7 +256,7 @@ def test_every_data_set_has_a_recipe_that_can_be_read(folder, model):
         (["--debug", "table", "DATA", "--save-dir", "RUN"], "name a data set and where it is, before all options"),
         (["ret", "DATA"], "unknown data set 'ret'; .*did you mean rte"),
         (["table", "DATA", "--sede", "1"], "unknown argument '--sede'; did you mean --seeds"),
-        (["table", "GONE", "--save-dir", "RUN", "--init", "MODEL"], "GONE: no train split; expected a file train"),
+        (["table", "GONE", "--save-dir", "RUN", "--init", "MODEL"], "GONE: no file of the train split"),
         (["table", "DATA/gone.tsv", "--save-dir", "RUN", "--init", "MODEL"], "gone.tsv"),
         (["rte", "DATA", "--save-dir", "RUN", "--init", "MODEL"], "train.tsv:1: no column 'sentence1'"),
         (

@@ -72,7 +72,7 @@ def test_no_input_is_one_line(capsys):
 def test_a_destination_that_cannot_be_written_is_one_line(tmp_path, capsys):
     train = written(tmp_path / "train.txt", "Hello\n")
     assert main(["--trainpref", train, "--destdir", train]) == STORAGE
-    assert "can't be written" in capsys.readouterr().err
+    assert "can't be made" in capsys.readouterr().err
     assert (tmp_path / "train.txt").read_text() == "Hello\n"
 
 

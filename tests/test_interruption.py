@@ -1,10 +1,19 @@
 """The polite end: what the first signal does, and what the second."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from roberta.interruption import Interruption
+
+
+@pytest.fixture(autouse=True)
+def python_s_own_handler() -> Iterator[None]:
+    """A process that a shell started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Clock:

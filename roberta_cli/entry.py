@@ -57,6 +57,20 @@ class Parser(argparse.ArgumentParser):
         return arg_line.split("#")[0].split()
 
 
+def add_training_components(group: Any) -> None:
+    """Add to a group of arguments the choices that all commands that train have."""
+    group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")
+    group.add_argument(
+        "--lr-scheduler",
+        default="polynomial_decay",
+        metavar="NAME",
+        help="the learning-rate schedule (default: %(default)s)",
+    )
+    group.add_argument(
+        "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
+    )
+
+
 def load_user_module(name: str | None) -> None:
     """Import a user's own module, so that its components are registered.
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roberta_cli.entry import Parser, load_user_module, run
+from roberta_cli.entry import Parser, add_training_components, load_user_module, run
 
 if TYPE_CHECKING:
     from roberta.pretrained import Pretrained
@@ -122,16 +122,7 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
         metavar="MODEL",
         help="model to start from: a name, or the path of a run or checkpoint (default: %(default)s)",
     )
-    group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")
-    group.add_argument(
-        "--lr-scheduler",
-        default="polynomial_decay",
-        metavar="NAME",
-        help="the learning-rate schedule (default: %(default)s)",
-    )
-    group.add_argument(
-        "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
-    )
+    add_training_components(group)
     return parser
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from roberta_cli.entry import Parser, load_user_module, run
+from roberta_cli.entry import Parser, add_training_components, load_user_module, run
 
 DESCRIPTION = """Pretrain a model on a folder that roberta-preprocess made.
 Options may stand in recipe files: `@file` inserts the options written in it."""
@@ -65,16 +65,7 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
     )
     group.add_argument("--task", default="masked_lm", metavar="NAME", help="what is trained (default: %(default)s)")
     group.add_argument("--criterion", default="masked_lm", metavar="NAME", help="the loss (default: %(default)s)")
-    group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")
-    group.add_argument(
-        "--lr-scheduler",
-        default="polynomial_decay",
-        metavar="NAME",
-        help="the learning-rate schedule (default: %(default)s)",
-    )
-    group.add_argument(
-        "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
-    )
+    add_training_components(group)
     return parser
 
 

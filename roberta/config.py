@@ -53,7 +53,7 @@ def add_arguments(
         default = (defaults or {}).get(field.name, field.default)
         if default is dataclasses.MISSING:
             text += " (required)"
-        elif default is not None:
+        elif default not in (None, ()):
             text += f" (default: {_spell(default)})"
         kind, count, _ = _shape(hints[field.name])
         if kind is bool:

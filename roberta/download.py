@@ -94,7 +94,7 @@ def fetch(
         if _is_cached(path, sha256):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path.parent, f"{glob.escape(path.name)}.*.part")
         while True:
             tries += 1
             try:
@@ -124,7 +124,7 @@ def unpack(archive: Path, folder: Path) -> Path:
         return folder
     part = _temporary(folder)
     try:
-        _sweep(folder)
+        sweep(folder.parent, f"{glob.escape(folder.name)}.*.part")
         part.mkdir(parents=True)
         _extract(archive, part)
         _rename_folder(part, folder)
@@ -136,6 +136,14 @@ def unpack(archive: Path, folder: Path) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def sweep(parent: Path, pattern: str) -> None:
+    """Delete the files and folders of these names that killed processes left; live ones are touched far more often."""
+    for part in parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another process swept it, or another user's it is
+            if time.time() - max(path.stat().st_mtime for path in (part, *part.rglob("*"))) > _STALE_SECONDS:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def _file_name(url: str) -> str:
@@ -156,14 +164,6 @@ def _is_cached(path: Path, sha256: str | None) -> bool:
     if found != sha256.lower():
         _log.warning("%s has sha256 %s instead of %s; downloading it again", path, found, sha256)
     return found == sha256.lower()
-
-
-def _sweep(path: Path) -> None:
-    """Delete what killed processes left beside `path`; a live download touches its file far more often."""
-    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        with contextlib.suppress(FileNotFoundError):  # another process swept it
-            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 def _try_once(url: str, path: Path, sha256: str | None, timeout: tuple[float, float]) -> Path:

@@ -216,7 +216,7 @@ def _outputs(judgement: Judgement, examples: Sequence[TextExample]) -> tuple[NDA
             examples[too_long[0]].source,
         )
     rows: list[Any] = [None] * len(examples)
-    with progress_bar(desc="evaluate", unit="example", total=len(examples)) as bar:
+    with progress_bar(desc="evaluate", unit="example", total=len(examples), lines=True) as bar:
         for indices, logits in roberta.predict_batches(judgement.head, sequences, max_tokens=judgement.max_tokens):
             for index, row in zip(indices, logits.float().cpu().numpy(), strict=True):
                 rows[index] = row

@@ -1,9 +1,13 @@
-"""Text files that are written whole or not at all."""
+"""Small files: text that is written whole or not at all, and the JSON objects of checkpoints and manifests."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
-from roberta.errors import StorageError
+from roberta.errors import RobertaError, StorageError
+
+_MAX_JSON_BYTES = 2**26  # the state of a run takes some kB, a tokenizer of other libraries some MB
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,3 +26,23 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
+
+
+def read_json(path: Path, error: type[RobertaError], *, missing: str) -> dict[str, Any]:
+    """Return the object in a JSON file; `missing` says what it means if there is no such file.
+
+    Raises:
+        error: the file is missing, can't be read, or holds something else.
+    """
+    remedy = "restore it from a copy"
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise error(f"{path}: more than {_MAX_JSON_BYTES} bytes, as no such file has; {remedy}")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise error(f"{path}: missing; {missing}; {remedy}") from cause
+    except (OSError, ValueError, RecursionError) as cause:
+        raise error(f"{path}: can't be read: {cause}; {remedy}") from cause
+    if not isinstance(values, dict):
+        raise error(f"{path}: expected an object, found {type(values).__name__}; {remedy}")
+    return values

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
@@ -19,15 +19,16 @@ from roberta import pretrained
 from roberta.checkpoint import native
 from roberta.checkpoint.folders import replacing
 from roberta.config import option
+from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
 from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, choices
 from roberta.files import write_text
 from roberta.model_card import write_run_cards
-from roberta.plotting import plot, read_logs, save
+from roberta.plotting import plot, plot_confusion, read_logs, save
 from roberta.recipe import Recipe
-from roberta.report import Report, Run, Split
+from roberta.report import Report, Run, Split, confusion
 from roberta.tasks.task import Samples
 from roberta.trainer import Trainer
 from roberta.validation import predict
@@ -38,6 +39,7 @@ PREDICTIONS = "predictions"
 TEST_ONLY = ("wsc273",)  # has nothing to train on
 REPORT = "report"
 CURVES = "curves.svg"
+MATRIX = "confusion.svg"
 
 _TOKENS_PER_BATCH = 4096  # of predictions, where the recipe has no limit
 
@@ -123,6 +125,8 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         folder = save_dir if len(combinations) == 1 else save_dir / f"lr{lr:g}_seed{seed}"
         trainer = Trainer(_variant(recipe, lr, seed, folder), source)
         if tests is None:  # read before training, so that damage in them is found before and not after it
+            if isinstance(recipe.criterion, SentencePredictionLossConfig):
+                recipe.criterion.check_fits(trainer.task.head_config(recipe.model))
             tests = {split: trainer.task.samples(split) for split in trainer.task.test_splits()}
         if len(combinations) > 1 and trainer.world.is_main:
             logger.info("lr %g, seed %d", lr, seed)
@@ -148,7 +152,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         splits=splits,
     )
     write_text(save_dir / f"{REPORT}.json", report.to_json() + "\n")
-    write_text(save_dir / f"{REPORT}.md", report.to_markdown(_draw_curves(save_dir, [run.save_dir for run in runs])))
+    write_text(save_dir / f"{REPORT}.md", report.to_markdown(*_draw(save_dir, report)))
     write_run_cards(save_dir)
     return report
 
@@ -196,10 +200,17 @@ def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]
     return splits
 
 
-def _draw_curves(save_dir: Path, run_dirs: Sequence[Path]) -> str | None:
-    """Draw the learning curves of the runs, and return the name of the file; None without matplotlib, and say so."""
+def _draw(save_dir: Path, report: Report) -> tuple[str | None, str | None]:
+    """Draw the learning curves of the runs and the confusion matrix of the best, and return the names of the files.
+
+    None stands for what is not there to be drawn; without matplotlib that is both, and the log says so.
+    """
     if find_spec("matplotlib") is None:
-        logger.info("no learning curves in the report, for want of matplotlib: pip install 'roberta[plot]'")
-        return None
-    save(plot(read_logs(run_dirs)), save_dir / CURVES)
-    return CURVES
+        logger.info("no pictures in the report, for want of matplotlib: pip install 'roberta[plot]'")
+        return None, None
+    save(plot(read_logs([run.save_dir for run in report.runs])), save_dir / CURVES)
+    found = confusion(report.splits["valid"].predictions)
+    if found is None:
+        return CURVES, None
+    save(plot_confusion(found.names, found.counts), save_dir / MATRIX)
+    return CURVES, MATRIX

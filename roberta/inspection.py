@@ -31,6 +31,7 @@ from roberta.hub.scoring import LM_HEAD
 from roberta.layout import SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.mode import evaluation_mode
+from roberta.plotting import FORMATS, figure_class, literal, save, shortened
 
 MOST_TOKENS = 128  # of a page that people still read, and browsers still draw
 PAGE = ".html"
@@ -38,6 +39,7 @@ PAGE = ".html"
 _DARKEST = (16, 52, 110)  # of an attention map, for 1
 _FOR, _AGAINST = (214, 110, 20), (40, 100, 190)
 _CELL = 13  # pixels of a map's cell
+_LONGEST_LABEL = 12  # characters of a token
 _LABEL = 78  # pixels of the labels beside a map
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px; padding: 0 1em; color: #2b2b2b }
@@ -110,8 +112,6 @@ def write(inspection: Inspection, output: Path) -> None:
     if output.suffix == PAGE:
         write_text(output, page(inspection))
         return
-    from roberta.plotting import save
-
     save(picture(inspection), output)
 
 
@@ -121,8 +121,6 @@ def check_output(output: Path) -> None:
     Raises:
         ConfigError: it is not.
     """
-    from roberta.plotting import FORMATS
-
     if output.suffix not in (PAGE, *FORMATS):
         raise ConfigError(f"--output {output}: the name must end in {', '.join((PAGE, *FORMATS))}")
 
@@ -253,8 +251,6 @@ def picture(inspection: Inspection) -> Any:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    from roberta.plotting import figure_class
-
     count, num_layers, answers = len(inspection.tokens), len(inspection.attentions), inspection.answers
     columns = min(4, num_layers)
     rows = -(-num_layers // columns)
@@ -277,28 +273,26 @@ def _draw_answer(axes: Any, tokens: Sequence[str], answer: Answer) -> None:
     colours = ["#d66e14" if value >= 0 else "#2864be" for value in answer.saliency]
     axes.bar(range(len(tokens)), answer.saliency, color=colours)
     axes.axhline(0.0, color="#999999", linewidth=0.8)
+    axes.margins(x=0.01)
     _name_ticks(axes, "x", tokens)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_ylabel("gradient x input", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     name, probability = answer.likeliest[0]
-    axes.set_title(_literal(f"{answer.place}: {name.strip()} ({probability:.3f})"), fontsize=9, loc="left")
+    axes.set_title(literal(f"{answer.place}: “{name.strip()}” ({probability:.3f})"), fontsize=9, loc="left")
 
 
 def _name_ticks(axes: Any, direction: str, tokens: Sequence[str]) -> None:
     set_ticks = axes.set_xticks if direction == "x" else axes.set_yticks
-    names = [_literal(_label(token)) for token in tokens]
+    names = [literal(_label(token)) for token in tokens]
+    axes.tick_params(length=2, color="#999999")
+    axes.spines[:].set_color("#999999")
     set_ticks(range(len(tokens)), labels=names, fontsize=7, rotation=90 if direction == "x" else 0)
-
-
-def _literal(text: str) -> str:
-    """Return a text that matplotlib does not take for mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _label(token: str) -> str:
     flat = token.strip() or "␣"
-    return flat if len(flat) <= 12 else flat[:11] + "…"
+    return shortened(flat, _LONGEST_LABEL)
 
 
 def _escaped(text: str) -> str:

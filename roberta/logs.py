@@ -1,37 +1,62 @@
 """The figures of a run for machines: one JSON object a line, and TensorBoard's event files where asked for."""
 
+import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from roberta.errors import ConfigError
+from roberta.errors import ConfigError, StorageError
+from roberta.files import write_text
 
 LOG = "log.jsonl"  # in the folder of a run
 
+logger = logging.getLogger(__name__)
+
 
 class Logs:
-    """Where a run writes its records: a JSON line each, flushed, and with a folder for it TensorBoard too.
+    """Where a run writes its records: a JSON line each, at once, and with a folder for it TensorBoard too.
 
-    A record is a flat dict of numbers with `num_updates` among them.
+    A record is a flat dict of numbers with `num_updates` among them. Training is worth more than its log: records that
+    the disk does not take are kept, and written when it does; the first time is a warning.
+
+    path: of the log; what it holds stays.
+    tensorboard_logdir: folder of the event files.
+    num_updates: the update that the run goes on from; TensorBoard drops what it has of later ones. None drops nothing.
 
     Raises:
         ConfigError: TensorBoard is asked for, and its package is not installed.
+        StorageError: the log can't be opened.
     """
 
-    def __init__(self, path: Path, tensorboard_logdir: Path | None = None) -> None:
-        self._board = None if tensorboard_logdir is None else _tensorboard(tensorboard_logdir)
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, tensorboard_logdir: Path | None = None, num_updates: int | None = None) -> None:
+        self._path = path
+        self._board = None if tensorboard_logdir is None else _tensorboard(tensorboard_logdir, num_updates)
+        self._kept: list[bytes] = []  # lines that are not in the file yet
+        self._has_warned = False  # of them
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: can't be written: {error}; free some space or choose another folder"
+            ) from error
+        self._end = os.fstat(self._file.fileno()).st_size  # of the last whole line
 
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Append one record of a kind such as `train` or `valid`."""
-        self._file.write(json.dumps({kind: record}) + "\n")
-        self._file.flush()
-        if self._board is not None:
+        self._kept.append(json.dumps({kind: record}).encode() + b"\n")
+        self._write_kept()
+        if self._board is None:
+            return
+        try:
             for name, value in record.items():
                 self._board.add_scalar(f"{kind}/{name}", value, record["num_updates"])
+        except OSError as error:
+            logger.warning("TensorBoard's files can't be written: %s; its records end here", error)
+            self._board = None
 
     def __enter__(self) -> "Logs":
         return self
@@ -39,33 +64,77 @@ class Logs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._write_kept()
+        if self._kept:
+            logger.warning("%s: %d records are lost", self._path, len(self._kept))
         self._file.close()
         if self._board is not None:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError as lost:
+                logger.warning("TensorBoard's files can't be written: %s; its last records are lost", lost)
+
+    def _write_kept(self) -> None:
+        """Append the lines that wait; all of them are in the file afterwards, or none."""
+        lines = b"".join(self._kept)
+        try:
+            self._cut_back()
+            _write_all(self._file.fileno(), lines)
+        except OSError as error:
+            if not self._has_warned:
+                logger.warning(
+                    "%s: can't be written: %s; training goes on, the records wait for room", self._path, error
+                )
+            self._has_warned = True
+            with contextlib.suppress(OSError):  # then before the next lines
+                self._cut_back()
+        else:
+            self._end += len(lines)
+            self._kept.clear()
+            self._has_warned = False
+
+    def _cut_back(self) -> None:
+        """Take away the half line that a full disk leaves."""
+        if os.fstat(self._file.fileno()).st_size > self._end:
+            self._file.truncate(self._end)
 
 
-def _tensorboard(folder: Path) -> Any:
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it, or raise OSError: a disk that is nearly full takes a part first."""
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _tensorboard(folder: Path, num_updates: int | None) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(f"--tensorboard-logdir needs a package: {error}; run: pip install tensorboard") from error
-    return SummaryWriter(str(folder))
+    try:
+        return SummaryWriter(str(folder), purge_step=None if num_updates is None else num_updates + 1)
+    except OSError as error:
+        raise StorageError(f"--tensorboard-logdir {folder}: {error}; choose another folder") from error
 
 
 def forget_after(path: Path, num_updates: int) -> None:
-    """Drop the records of a log that lie after an update, for a run that goes on from there."""
+    """Drop the records of a log that lie after an update, for a run that goes on from there.
+
+    Lines that are none, which a crash of the machine can leave, go too.
+
+    Raises:
+        StorageError: the log can't be written anew; what was there stays.
+    """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _update_of(line) <= num_updates]
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and _lies_before(line, num_updates + 1)]
+    if kept != lines:
+        write_text(path, b"".join(kept).decode())
 
 
-def _update_of(line: str) -> int:
-    (record,) = json.loads(line).values()
-    return int(record["num_updates"])
+def _lies_before(line: bytes, update: int) -> bool:
+    try:
+        (record,) = json.loads(line).values()
+        return int(record["num_updates"]) < update
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False

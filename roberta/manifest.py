@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from roberta.errors import RobertaError
-from roberta.files import write_text
+from roberta.files import read_json, write_text
 
 MANIFEST = "MANIFEST.json"
 
 _VERSION = 1
-_MAX_BYTES = 2**24  # of a manifest; a thousand files take 0.1 MB
 _REMEDY = "restore the folder from a copy"
 
 
@@ -78,14 +77,4 @@ def _entries(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, error: type[RobertaError]) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise error(f"{path}: more than {_MAX_BYTES} bytes; {_REMEDY}")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as cause:
-        raise error(f"{path}: missing; the writing of the folder was cut off, or it never had one") from cause
-    except (OSError, ValueError, RecursionError) as cause:
-        raise error(f"{path}: can't be read: {cause}; {_REMEDY}") from cause
-    if not isinstance(values, dict):
-        raise error(f"{path}: expected an object, found {type(values).__name__}; {_REMEDY}")
-    return values
+    return read_json(path, error, missing="the writing of the folder was cut off, or it never had one")

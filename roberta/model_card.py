@@ -1,11 +1,15 @@
 """Model cards: a README.md beside a model that says what it is, how it was trained, how good it is, and with what.
 
-Everything comes from the files of the checkpoint and its run; what they do not know is left to be filled in. A card is
-no part of the checkpoint's manifest, so that people can go on writing it; writing the model again makes a new one.
+A card begins with a YAML block, as the Hugging Face Hub reads it
+(https://huggingface.co/docs/hub/model-cards#model-card-metadata). Everything comes from the files of the checkpoint and
+its run; what they do not know is left to be filled in. A card is no part of the checkpoint's manifest, so that people
+can go on writing it; writing the model again makes a new one.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from roberta.manifest import MANIFEST, listed
 
 CARD = "README.md"
 
+UNKNOWN = "unknown"  # the Hub's name of a licence that is not stated
+
 _RUN, _REPORT = "run.json", "report.json"
 _SHOWN = {  # the part of a recipe, and the options of it that people ask for first
     "task": ("data", "tokens_per_sample", "mask_prob", "mask_whole_words", "sample_break_mode"),
@@ -28,16 +34,67 @@ _SHOWN = {  # the part of a recipe, and the options of it that people ask for fi
     "lr_scheduler": ("type", "lr", "warmup_updates", "warmup_ratio"),
     "trainer": ("seed", "batch_size", "max_tokens", "update_freq", "clip_norm", "precision", "ema_decay"),
 }
+_PIPELINES = {  # what the Hub calls that which a head does
+    "masked_lm": "fill-mask",
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "span": "question-answering",
+    "choice": "multiple-choice",
+    "tagging": "token-classification",
+}
+_GLUE, _SUPER_GLUE = "nyu-mll/glue", "aps/super_glue"
+_DATASETS = {  # the names of public data sets on the Hub; all are in English
+    **dict.fromkeys(("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"), _GLUE),
+    **dict.fromkeys(("boolq", "cb", "wic", "copa", "wsc"), _SUPER_GLUE),
+    "squad": "rajpurkar/squad",
+    "squad2": "rajpurkar/squad_v2",
+    "race": "ehovy/race",
+    "commonsense_qa": "tau/commonsense_qa",
+    "openbookqa": "allenai/openbookqa",
+    "arc": "allenai/ai2_arc",
+    "hellaswag": "Rowan/hellaswag",
+    "winogrande": "allenai/winogrande",
+}
+_OF_ONES_OWN = ("table", "folders", "binarized", "choices")  # names of layouts, not of data sets
+_BASES = {  # the released models on the Hub; all are of English
+    "roberta.base": "FacebookAI/roberta-base",
+    "roberta.large": "FacebookAI/roberta-large",
+    "roberta.large.mnli": "FacebookAI/roberta-large-mnli",
+}
+_ENGLISH = "en"
+_HUB_PREFIX = "hf:"
+_SPLITS = {"valid": "validation", "valid1": "validation_mismatched"}
+_METRICS = {  # figures that are scores, and the Hub's names of them
+    "accuracy": "accuracy",
+    "exact": "exact_match",
+    "exact_match": "exact_match",
+    "f1": "f1",
+    "loss": "loss",
+    "macro_f1": "f1",
+    "matthews": "matthews_correlation",
+    "micro_f1": "f1",
+    "pearson": "pearsonr",
+    "ppl": "perplexity",
+    "spearman": "spearmanr",
+}
+_PLAIN = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w/+-])?", re.ASCII)  # what YAML takes for a text without quotes,
+_NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # unless it is one of these
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files of a run say beside its checkpoint; empty where they do not."""
+    """What the files of a run say beside its checkpoint; empty where they do not.
+
+    They say neither a name nor the licence, one of the Hub's such as `mit`, and seldom the languages, as ISO 639 codes.
+    """
 
     run: Mapping[str, Any] = field(default_factory=dict)  # run.json: command, versions, recipe
     progress: Mapping[str, Any] = field(default_factory=dict)  # state.json of its newest checkpoint
     validation: Mapping[str, Any] = field(default_factory=dict)  # the last one in its log
     report: Mapping[str, Any] = field(default_factory=dict)  # report.json of fine-tuning
+    name: str = ""  # by which `from_pretrained` opens the model; a folder's own name is its title only
+    license: str = UNKNOWN
+    languages: tuple[str, ...] = ()
 
 
 def write_card(folder: Path, facts: Facts | None = None) -> Path:
@@ -101,16 +158,107 @@ def card(folder: Path, facts: Facts) -> str:
         CheckpointError: the folder holds no checkpoint.
     """
     config = read_json(folder / native.CONFIG)
+    title = facts.name or _title(folder)
     parts = [
-        f"# {_title(folder)}\n\n{_what(config, folder)}",
-        _use(config["heads"]),
+        _header(config, facts, title),
+        f"# {title}\n\n{_what(config, folder)}",
+        _use(config["heads"], facts.name or "path/of/this/folder"),
         _training(config, facts),
         _scores(facts),
         _files(folder),
-        "## Licence and limits\n\nNot stated yet. Say here under which licence the model may be used, what its data "
-        "may not be used for, and what it was not tested on.",
+        _limits(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _header(config: Mapping[str, Any], facts: Facts, title: str) -> str:
+    """Return the YAML block of a card."""
+    start = str(_recipe(config, facts).get("trainer", {}).get("init_from") or "")
+    base = _BASES.get(start) or (start.removeprefix(_HUB_PREFIX) if start.startswith(_HUB_PREFIX) else "")
+    data_set = _DATASETS.get(facts.report.get("data_set", ""))
+    languages = facts.languages or ((_ENGLISH,) if start in _BASES or data_set else ())
+    kinds = [head["type"] for head in config["heads"].values()]
+    pipelines = list(dict.fromkeys(_PIPELINES[kind] for kind in kinds if kind in _PIPELINES))
+    pipelines.sort(key="fill-mask".__eq__)  # what the model was fine-tuned for comes first
+    results = _results(facts, pipelines)
+    values = {
+        "license": facts.license,
+        "language": list(languages),
+        "library_name": "roberta",
+        "pipeline_tag": pipelines[0] if pipelines else "feature-extraction",
+        "tags": ["roberta", *pipelines],
+        "base_model": base,
+        "datasets": [data_set] if data_set else [],
+        "metrics": sorted({metric["type"] for result in results for metric in result["metrics"]}),
+        "model-index": [{"name": title, "results": results}] if results else [],
+    }
+    lines = _yaml({name: value for name, value in values.items() if value})
+    return "\n".join(("---", *lines, "---"))
+
+
+def _results(facts: Facts, pipelines: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the scores in the form of the Hub's `model-index`: an item for each split."""
+    if facts.report:
+        name = facts.report["data_set"]
+        splits: Mapping[str, Any] = facts.report["splits"]
+        own = Path(facts.report["data"]).name if name in _OF_ONES_OWN else ""
+        place = {"name": own or name, "type": _DATASETS.get(name, name)}
+        config = {"config": name} if _DATASETS.get(name) in (_GLUE, _SUPER_GLUE) else {}
+    else:
+        name = Path(str(facts.run.get("recipe", {}).get("task", {}).get("data", ""))).name
+        splits, place, config = {"valid": facts.validation}, {"name": name or "text", "type": "text"}, {}
+    results = []
+    for split, figures in splits.items():
+        metrics = [
+            {"type": _METRICS[name], "name": name, "value": float(value)}
+            for name, value in figures.items()
+            if name in _METRICS and math.isfinite(value)
+        ]
+        if metrics and pipelines:
+            data_set = {**place, **config, "split": _SPLITS.get(split, split)}
+            results.append({"task": {"type": pipelines[0]}, "dataset": data_set, "metrics": metrics})
+    return results
+
+
+def _yaml(values: Mapping[str, Any], margin: str = "") -> Iterator[str]:
+    """Return the lines of a mapping of texts, numbers, lists and mappings in YAML."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield f"{margin}{name}:"
+            yield from _yaml(value, margin + "  ")
+        elif isinstance(value, list):
+            yield f"{margin}{name}:"
+            for item in value:
+                first, *others = _yaml(item, margin + "  ") if isinstance(item, Mapping) else [_scalar(item)]
+                yield f"{margin}- {first.lstrip()}"
+                yield from others
+        else:
+            yield f"{margin}{name}: {_scalar(value)}"
+
+
+def _scalar(value: str | float) -> str:
+    """Return a number with decimals, since YAML takes 1e-05 for a text, or a text, in quotes where it needs them."""
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    if _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXT:
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+
+
+def _limits(facts: Facts) -> str:
+    told = f"Licence: {facts.license}."
+    if facts.license == UNKNOWN:
+        told = (
+            "Not stated yet. Say here, and in the first lines of this file, under which licence the model may be used."
+        )
+    return f"## Licence and limits\n\n{told} Say too what its data may not be used for, and what it was not tested on."
+
+
+def _recipe(config: Mapping[str, Any], facts: Facts) -> Mapping[str, Any]:
+    """Return the options of the run by component; empty where there are none."""
+    recipe: Mapping[str, Any] = facts.run.get("recipe") or config.get("training") or {}
+    return recipe
 
 
 def _title(folder: Path) -> str:
@@ -149,7 +297,7 @@ def _parameters(path: Path) -> tuple[int, list[str]]:
     return count, sorted(dtypes)
 
 
-def _use(heads: Mapping[str, Mapping[str, Any]]) -> str:
+def _use(heads: Mapping[str, Mapping[str, Any]], place: str) -> str:
     calls = {
         "masked_lm": 'model.fill_mask("The capital of France is <mask>.")',
         "classification": 'model.predict("{name}", "A text.").label',
@@ -159,12 +307,12 @@ def _use(heads: Mapping[str, Mapping[str, Any]]) -> str:
         "tagging": 'model.predict("{name}", "A text.")',
     }
     lines = [calls[head["type"]].format(name=name) for name, head in heads.items() if head["type"] in calls]
-    code = ["import roberta", "", 'model = roberta.from_pretrained("path/of/this/folder")', *lines]
+    code = ["import roberta", "", f"model = roberta.from_pretrained({json.dumps(place)})", *lines]
     return "## Use\n\n```python\n" + "\n".join(code if lines else [*code, 'model.embed("A text.")']) + "\n```"
 
 
 def _training(config: Mapping[str, Any], facts: Facts) -> str:
-    recipe = facts.run.get("recipe") or config.get("training")
+    recipe = _recipe(config, facts)
     if not recipe:
         return ""
     rows = [

@@ -1,4 +1,4 @@
-"""Learning curves of one or several runs, drawn from their logs with matplotlib.
+"""Learning curves of one or several runs, drawn from their logs with matplotlib, and confusion matrices.
 
 The library draws into a file and needs no screen; matplotlib's global state stays as it was.
 """
@@ -46,6 +46,9 @@ _VALIDATION: Mapping[str, Any] = {
 }
 _MOST_DOTS = 40
 _DPI = 160
+_CELL, _MARGIN, _BAR, _WIDEST = 0.55, 1.6, 1.1, 11.0  # inches of a confusion matrix
+_NAME, _SHORT_NAME = 24, 6  # characters of a class's name; those that still fit beside each other
+_DARK = 0.55  # share from which numbers on it are white
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,59 @@ def plot(
         if not log_x:
             axes.locator_params(axis="x", nbins=5)
     return figure
+
+
+def plot_confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Any:
+    """Return a matplotlib Figure of a confusion matrix: the number is a count, the shade its share of the row.
+
+    names: the classes. counts: a row for each right one, a column for each predicted one.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    side = min(_WIDEST, _MARGIN + _CELL * len(names))
+    figure = figure_class()(figsize=(side + _BAR, side), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    numbers = np.array(counts, dtype=float)
+    totals = numbers.sum(axis=1, keepdims=True)
+    shares = np.divide(numbers, totals, out=np.zeros_like(numbers), where=totals > 0)
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    size = max(7.0, 11.0 - 0.2 * len(names))
+    for row, column in np.ndindex(*numbers.shape):
+        colour = "white" if shares[row, column] > _DARK else _INK
+        text = f"{int(numbers[row, column])}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+    labels = [literal(shortened(name, _NAME)) for name in names]
+    is_long = max(map(len, labels)) > _SHORT_NAME
+    axes.set_xticks(range(len(names)), labels=labels, rotation=90 if is_long else 0)
+    axes.set_yticks(range(len(names)), labels=labels)
+    axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
+    axes.set_xlabel("predicted", color=_INK)
+    axes.set_ylabel("right", color=_INK)
+    axes.spines[:].set_color("#999999")
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=(0.0, 0.5, 1.0))
+    bar.set_label("share of the right class", color=_INK, fontsize=9)
+    bar.ax.tick_params(length=0, labelcolor=_INK, labelsize=9)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def literal(text: str) -> str:
+    """Return a text that matplotlib does not take for mathematics.
+
+    >>> print(literal("$5"))
+    \\$5
+    """
+    return text.replace("$", r"\$")
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text of at most `length` characters, the last one dots where it was cut.
+
+    >>> shortened("contradiction", 8)
+    'contrad…'
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def save(figure: Any, output: Path) -> None:

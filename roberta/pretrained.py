@@ -34,6 +34,8 @@ class Release:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+SHIPPED = {"roberta.mini": Path(__file__).parent / "mini"}  # checkpoint folders of this package, in half precision
+
 RELEASES = {
     "roberta.base": Release(f"{FAIRSEQ_MODELS}/roberta.base.tar.gz"),
     "roberta.large": Release(f"{FAIRSEQ_MODELS}/roberta.large.tar.gz"),
@@ -51,17 +53,21 @@ class Pretrained:
 
 
 def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify: bool = True) -> Pretrained:
-    """Return the model of a release name, a checkpoint folder, a run folder, a foreign folder or archive, or a file.
+    """Return the model of a name, a checkpoint folder, a run folder, a foreign folder or archive, or a file.
 
-    A name in the table of releases is downloaded once, as is `hf:owner/name` from the Hugging Face Hub, by the
-    optional package huggingface_hub. `checkpoint_file` names the file within a fairseq folder. Without `verify` the
-    tensors of our own checkpoints are not compared with their checksums, which takes longer than opening them.
+    `roberta.mini` comes with the package, and is opened in single precision. A name in the table of releases is
+    downloaded once, as is `hf:owner/name` from the Hugging Face Hub, by the optional package huggingface_hub.
+    `checkpoint_file` names the file within a fairseq folder. Without `verify` the tensors of our own checkpoints are
+    not compared with their checksums, which takes longer than opening them.
 
     Raises:
         CheckpointError: nothing of that name or path, or it can't be read as a checkpoint.
         DownloadError: a release could not be fetched.
         VocabError: the dictionary does not fit the token embedding.
     """
+    if shipped := SHIPPED.get(str(name_or_path)):
+        loaded = _load_folder(shipped, checkpoint_file, verify=verify)
+        return dataclasses.replace(loaded, model=loaded.model.float())
     release = RELEASES.get(str(name_or_path))
     if release is not None:
         folder = unpack(fetch(release.url), cache_dir() / str(name_or_path))
@@ -76,7 +82,8 @@ def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify:
     if path.is_dir():
         return _load_folder(path, checkpoint_file, verify=verify)
     raise CheckpointError(
-        f"{name_or_path}: neither a file or folder nor a released model; {choices(name_or_path, RELEASES)}, "
+        f"{name_or_path}: neither a file or folder nor a model of that name; "
+        f"{choices(name_or_path, [*SHIPPED, *RELEASES])}, "
         "hf:owner/name, or the path of a run, a checkpoint folder, a Hugging Face or fairseq folder, "
         "or a .tar.gz of the latter"
     )
@@ -89,7 +96,7 @@ def training_options(name_or_path: str | Path) -> dict[str, Any]:
         CheckpointError: the checkpoint is damaged.
     """
     path = Path(name_or_path)
-    if str(name_or_path) in RELEASES or not path.is_dir():
+    if str(name_or_path) in {*SHIPPED, *RELEASES} or not path.is_dir():
         return {}
     own = native.training_options(path) if (path / native.MANIFEST).is_file() else {}
     if own:
@@ -107,9 +114,9 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
     name: what the source is called in messages.
 
     Raises:
-        ConfigError: the encoders differ in more than their dropout.
+        ConfigError: the encoders differ in more than their dropout and what they started from.
     """
-    free = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")
+    free = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "initialisation")
     ours, theirs = dataclasses.asdict(model.config), dataclasses.asdict(source.model.config)
     differences = [
         f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key] and key not in free

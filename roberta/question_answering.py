@@ -175,7 +175,7 @@ def _outputs(reading: Reading, samples: QuestionWindows) -> list[NDArray[np.floa
     """Return what the head says of each window: (tokens, K)."""
     sequences = [samples.windows.tokens(window).tolist() for window in range(len(samples))]
     batches = reading.roberta.predict_batches(reading.head, sequences, max_tokens=reading.max_tokens)
-    with progress_bar(desc="read", unit="window", total=len(samples)) as bar:
+    with progress_bar(desc="read", unit="window", total=len(samples), lines=True) as bar:
         return rows_of_windows(_counted(batches, bar), samples.sizes)
 
 

@@ -81,8 +81,11 @@ class Report:
         """Return the summary as indented JSON."""
         return json.dumps(self.summary(), indent=2)
 
-    def to_markdown(self, curves: str | None = None) -> str:
-        """Return the report as Markdown; `curves` is the file of a picture beside it."""
+    def to_markdown(self, curves: str | None = None, matrix: str | None = None) -> str:
+        """Return the report as Markdown; the files of two pictures may stand beside it.
+
+        curves: that of the learning curves. matrix: that of the confusion matrix, which stands as a table too.
+        """
         valid = self.splits["valid"]
         parts = [
             f"# {self.name}\n\nFine-tuned from `{self.init_from}` on `{self.data}`. The best of {len(self.runs)} "
@@ -91,10 +94,31 @@ class Report:
             _figures(self.splits),
             _runs(self),
             "" if curves is None else f"## Learning curves\n\n![learning curves]({curves})",
-            _confusion(valid.predictions),
+            _confusion(confusion(valid.predictions), matrix),
             _hardest(valid.predictions),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often a class was predicted where another was right: a row for each right one, a column for each predicted."""
+
+    names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+def confusion(predictions: Sequence[Prediction]) -> Confusion | None:
+    """Return the confusion matrix of the classes that appear; None where predictions are no single classes.
+
+    None too where there are more than people still read.
+    """
+    pairs = Counter((p.answer, p.prediction) for p in predictions if isinstance(p.answer, str))
+    names = sorted({str(name) for pair in pairs for name in pair})
+    classes = {tuple(p.probabilities or ()) for p in predictions}
+    if len(classes) > 1 or not set(names) <= set(*classes) or not 1 < len(names) <= _MOST_CLASSES:
+        return None  # numbers, several classes at once, or answers that each example has for itself
+    return Confusion(tuple(names), tuple(tuple(pairs[right, found] for found in names) for right in names))
 
 
 def _described(run: Run) -> dict[str, Any]:
@@ -145,15 +169,13 @@ def _runs(report: Report) -> str:
     return f"## Runs\n\n{table}\n\n" + _table(["lr", "runs", "median", "min", "max", "stdev"], spread)
 
 
-def _confusion(predictions: Sequence[Prediction]) -> str:
-    """Return the confusion matrix of classes: a row for each right one, a column for each predicted one."""
-    pairs = Counter((p.answer, p.prediction) for p in predictions if isinstance(p.answer, str))
-    names = sorted({str(name) for pair in pairs for name in pair})
-    classes = {tuple(p.probabilities or ()) for p in predictions}
-    if len(classes) > 1 or not set(names) <= set(*classes) or not 1 < len(names) <= _MOST_CLASSES:
-        return ""  # numbers, several classes at once, or answers that each example has for itself
-    rows = [[f"**{right}**", *(str(pairs[right, found]) for found in names)] for right in names]
-    return "## Confusion\n\nRows are the right answers, columns the predicted ones.\n\n" + _table(["", *names], rows)
+def _confusion(found: Confusion | None, picture: str | None) -> str:
+    if found is None:
+        return ""
+    rows = [[f"**{name}**", *map(str, counts)] for name, counts in zip(found.names, found.counts, strict=True)]
+    shown = "" if picture is None else f"![confusion matrix]({picture})\n\n"
+    told = "Rows are the right answers, columns the predicted ones."
+    return f"## Confusion\n\n{told}\n\n{shown}{_table(['', *found.names], rows)}"
 
 
 def _hardest(predictions: Sequence[Prediction]) -> str:

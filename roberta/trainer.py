@@ -27,7 +27,7 @@ from roberta.checkpoint.background import BackgroundWriter, snapshot
 from roberta.checkpoint.folders import write_json
 from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
-from roberta.distributed import forget_gathered, join_world, parallelise, sharded_like, synchronise_gradients, whole
+from roberta.distributed import forget_gathered, join_world, parallelise, synchronise_gradients, whole
 from roberta.errors import (
     CheckpointError,
     ConfigError,
@@ -45,6 +45,7 @@ from roberta.meter import Meter
 from roberta.optim.averaging import WeightAverage
 from roberta.optim.groups import freeze
 from roberta.optim.scaling import LossScale
+from roberta.optim.state import gather, group_options, restore
 from roberta.planning import Usage, epochs_of, workload_of
 from roberta.progress import progress_bar
 from roberta.randomness import stream_key
@@ -61,7 +62,6 @@ RUN = "run.json"
 
 _HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
 _STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
-_AVERAGE = "average"  # of the weights, among the optimizer's tensors of a checkpoint
 
 
 class Trainer:
@@ -450,12 +450,12 @@ class Trainer:
 
     def _save(self) -> None:
         with self.meter.paused():
-            weights, optimizer = self._weights(), self._optimizer_tensors()
+            weights, optimizer = self._weights(), gather(self.model, self.optimizer, self.average)
             progress = {
                 **dataclasses.asdict(self.position),
                 "max_update": self.timetable.max_update,
                 "data": self._data_fingerprint(),
-                "optimizer": [_without_params(group) for group in self.optimizer.param_groups],
+                "optimizer": group_options(self.optimizer),
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
             }
             if self.world.is_main:
@@ -492,39 +492,20 @@ class Trainer:
         self.timetable.resume(self.position, old_max_update=max_update, old_max_hours=options["trainer"]["max_hours"])
         if self.loss_scale is not None:
             self.loss_scale = LossScale(**loss_scale)
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, value in checkpoint.model.state_dict().items():
-                parameters[name].copy_(sharded_like(value, parameters[name]))
-        for name, value in checkpoint.training.optimizer.items():
-            key, _, parameter_name = name.partition(".")
-            parameter = parameters[parameter_name]
-            if key == _AVERAGE and self.average is not None:
-                self.average.values[parameter_name] = sharded_like(value, parameter)
-            else:
-                self.optimizer.state[parameter][key] = sharded_like(value, parameter)
-        for group, saved in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update(saved)
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        tensors = {
-            f"{key}.{name}": whole(value)
-            for name, parameter in self.model.named_parameters()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
-        }
-        if self.average is not None:
-            tensors |= {f"{_AVERAGE}.{name}": whole(value) for name, value in self.average.values.items()}
-        return tensors
+        restore(
+            self.model,
+            self.optimizer,
+            self.average,
+            weights=checkpoint.model.state_dict(),
+            tensors=checkpoint.training.optimizer,
+            groups=groups,
+        )
 
     def _data_fingerprint(self) -> str:
         sizes = self.train_samples.sizes
         symbols = "\n".join(self.task.tokenizer.dictionary.symbols).encode()
         checksum = zlib.crc32(symbols, zlib.crc32(sizes.tobytes()))
         return f"{len(sizes)} samples, {int(sizes.sum())} tokens, crc32 {checksum:08x}"
-
-
-def _without_params(group: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in group.items() if name != "params"}
 
 
 def _summary(record: dict[str, float]) -> str:

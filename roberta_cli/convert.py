@@ -1,6 +1,5 @@
 """roberta-convert: a checkpoint in another format, or the mean of several."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal
 
 from roberta.config import add_arguments, from_namespace, option
 from roberta_cli.entry import Parser, run
+from roberta_cli.results import Result
 
 DESCRIPTION = """Write a model in another format, open the result, and compare what both compute on a fixed batch.
 
@@ -17,7 +17,7 @@ DESCRIPTION = """Write a model in another format, open the result, and compare w
 
 Of several sources, checkpoints of one model, the mean of their weights is written.
 
-Prints one line of JSON with the largest difference. Above 1e-4 the target is removed, and the exit code is 3."""
+Shows the largest difference. Above 1e-4 the target is removed, and the exit code is 3."""
 
 EXAMPLE = """  roberta-convert roberta.large.mnli mnli-hf --to hf --head mnli
   roberta-convert hf:FacebookAI/roberta-base roberta.base --to fairseq
@@ -32,12 +32,16 @@ class ConvertConfig:
     head: str | None = option(None, help="hf: the head that goes with the model, if it has several")
 
 
-def _main(argv: Sequence[str]) -> int:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
+def command(argv: Sequence[str]) -> Result:
+    """Do what the arguments say, and return how much outputs differ."""
+    parser = Parser("roberta-convert", "SOURCE... TARGET", description=DESCRIPTION, example=EXAMPLE)
     parser.add_argument(
-        "source", nargs="+", help="name of a released model, hf:owner/name, or path of a checkpoint in any format"
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="name of a released model, hf:owner/name, or path of a checkpoint in any format",
     )
-    parser.add_argument("target", type=Path, help="folder to write; must not exist")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="folder to write; must not exist")
     add_arguments(parser, ConvertConfig, title="conversion")
     given = parser.parse_args(argv)
     config = from_namespace(ConvertConfig, given)
@@ -45,13 +49,12 @@ def _main(argv: Sequence[str]) -> int:
 
     source = given.source[0] if len(given.source) == 1 else given.source
     conversion = convert(source, given.target, to=config.to, head=config.head)
-    print(json.dumps({"source": source, "target": str(given.target), "to": config.to, **asdict(conversion)}))
-    return 0
+    return {"source": source, "target": str(given.target), "to": config.to, **asdict(conversion)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,30 @@
-"""What all commands share: errors become one line and an exit code."""
+"""What all commands share: the options of how to report, errors as one line, and exit codes."""
 
 import argparse
 import difflib
 import importlib
+import logging
+import os
+import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
-from roberta.errors import ConfigError, RobertaError, StorageError
+from roberta.errors import ConfigError, DataError, RobertaError, StorageError, choices
+from roberta_cli.completion import SHELLS, PrintCompletion
+from roberta_cli.results import Result, show
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as shells report a program that SIGPIPE ended
+
+Command = Callable[[Sequence[str]], Result | None]  # from arguments to what is to be shown
+
+VERSION = "--version"
+
+_MISSING = "the following arguments are required"
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -21,18 +35,58 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose `@file` arguments are recipes: options as on a command line, `#` starts a comment."""
+    """An argument parser whose `@file` arguments are recipes: options as on a command line, `#` starts a comment.
 
-    def __init__(self, *, description: str, example: str, add_help: bool = True) -> None:
+    operands: what stands before the options, as the usage shows it.
+    """
+
+    def __init__(self, name: str, operands: str, *, description: str, example: str, add_help: bool = True) -> None:
         super().__init__(
+            prog=name,
+            usage=" ".join([name, *operands.split(), "[options]"]),
             description=description,
             epilog=f"example:\n{example}",
             formatter_class=Formatter,
             fromfile_prefix_chars="@",
             allow_abbrev=False,
-            add_help=add_help,
+            conflict_handler="resolve",  # a task has a --version of its own
+            add_help=False,
         )
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self._general = group = self.add_argument_group("general")
+        if add_help:
+            group.add_argument("-h", "--help", action="help", help="show this help and exit")
+        group.add_argument("--quiet", action="store_true", help="show errors and the result, nothing else")
+        group.add_argument(
+            "--json", action="store_true", help="print the result as one line of JSON on a terminal too, not as a table"
+        )
+        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if add_help:
+            group.add_argument(VERSION, action=_PrintVersion, nargs=0, help="alone: show the versions and exit")
+            group.add_argument(
+                "--print-completion",
+                action=PrintCompletion,
+                choices=SHELLS,
+                default=argparse.SUPPRESS,
+                help="show a script that makes the shell complete the options, and exit; needs shtab",
+            )
+
+    def format_help(self) -> str:
+        """Return the help, in which the options that all commands have come last."""
+        self._action_groups.sort(key=lambda group: group is self._general)
+        return super().format_help()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the parsed arguments, and those that are unknown.
+
+        Raises:
+            ConfigError: a recipe is missing, or an option misses its value or has a wrong one.
+        """
+        for argument in args:
+            if argument.startswith("@") and not Path(argument[1:]).is_file():
+                raise ConfigError(
+                    f"{argument}: no such file; what begins with @ is the path of a recipe, a file of options"
+                )
+        return super().parse_known_args(args, namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the parsed arguments.
@@ -42,19 +96,55 @@ class Parser(argparse.ArgumentParser):
         """
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0].lstrip("-"), known, n=1)
+            hint = f"did you mean --{near[0]}? " if near else ""
             raise ConfigError(f"unknown argument {unknown[0]!r}; {hint}see {self.prog} --help")
         return namespace
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse has found wrong as a ConfigError."""
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        hint = "; give them before the options" if message.startswith(_MISSING) else ""
+        raise ConfigError(f"{message}{hint}; see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {choices(value, action.choices)}")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of a recipe file into arguments."""
         return arg_line.split("#")[0].split()
+
+
+class _PrintVersion(argparse.Action):
+    """Print what runs, and leave."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        _print_version()
+        parser.exit()
+
+
+def _print_version() -> None:
+    from importlib import metadata  # 20 ms that --help can do without
+
+    found = {name: metadata.version(name) for name in ("roberta", "torch", "numpy")}
+    print(*(f"{name} {version}" for name, version in found.items()), f"python {platform.python_version()}", sep=", ")
+
+
+def asks_about(argv: Sequence[str]) -> bool:
+    """Return whether the arguments ask about a command, so that what it works on need not be named."""
+    names = {argument.partition("=")[0] for argument in argv}
+    return bool(names & {"-h", "--help", "--print-completion"})
+
+
+def check_exists(data: Path) -> None:
+    """Refuse data that is not there, before a model is fetched or opened for it.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder; give the path of the data")
 
 
 def add_training_components(group: Any) -> None:
@@ -87,26 +177,76 @@ def load_user_module(name: str | None) -> None:
         ) from error
 
 
-def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Call `command` with the arguments and return the exit code of the process.
+def run(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Call `command` with the arguments, show what it returns, and return the exit code of the process.
 
     A RobertaError becomes one line on stderr and its exit code; `--debug` among the arguments shows the traceback too.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if arguments == [VERSION]:
+        _print_version()  # for which some commands need not import torch
+        return 0
     try:
-        return command(arguments)
+        return _run(command, arguments)
     except RobertaError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}", arguments)
         return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written has no reader
+        return BROKEN_PIPE
     except OSError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        print(f"error: {error}; check the path, its permissions and the free space", file=sys.stderr)
+        _say(f"error: {error}; check the path, its permissions and the free space", arguments)
         return StorageError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(command: Command, arguments: Sequence[str]) -> int:
+    given = _general_options(arguments)
+    with _verbosity(quiet=given.quiet):
+        try:
+            result = command(arguments)
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+    if result is not None:
+        show(result, as_json=given.json)
+        sys.stdout.flush()
+    return 0
+
+
+def _general_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("roberta", "", description="", example="", add_help=False)
+    try:
+        given, _ = parser.parse_known_args(arguments)
+    except ConfigError:
+        return parser.parse_known_args([])[0]  # the command's own parser names its own help
+    return given
+
+
+@contextmanager
+def _verbosity(*, quiet: bool) -> Iterator[None]:
+    """Show what our loggers say from INFO on, and others from WARNING; if `quiet` errors alone, and then no bars."""
+    logging.basicConfig(format="%(message)s")
+    others, ours = logging.getLogger(), logging.getLogger("roberta")
+    before = others.level, ours.level
+    if quiet:
+        others.setLevel(logging.ERROR)
+    ours.setLevel(logging.ERROR if quiet else logging.INFO)
+    logging.captureWarnings(quiet)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        others.setLevel(before[0])
+        ours.setLevel(before[1])
+
+
+def _say(message: str, arguments: Sequence[str]) -> None:
+    """Print an error; with `--debug` among the arguments, its traceback first."""
+    if "--debug" in arguments:
+        traceback.print_exc()
+    print(message, file=sys.stderr)

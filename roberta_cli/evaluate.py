@@ -1,8 +1,6 @@
 """roberta-eval: measure a model."""
 
 import argparse
-import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,9 +12,10 @@ from roberta.data.readers.glue import GLUE
 from roberta.data.readers.table import TableFormat
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError
-from roberta_cli.entry import Parser, run
+from roberta_cli.entry import Parser, check_exists, run
+from roberta_cli.results import Result
 
-DESCRIPTION = f"""Measure a model on a data set and print the result as one line of JSON.
+DESCRIPTION = f"""Measure a model on a data set.
 
   {", ".join(GLUE)}
              a set of GLUE or SuperGLUE, in the folder of its download or a file of it: the set's metrics,
@@ -142,15 +141,17 @@ _OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
 }
 
 
-def _main(argv: Sequence[str]) -> int:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
+def command(argv: Sequence[str]) -> Result:
+    """Do what the arguments say, and return the figures."""
+    parser = Parser("roberta-eval", "TASK DATA", description=DESCRIPTION, example=EXAMPLE)
     parser.add_argument("task", choices=EVALUATORS, metavar="TASK", help="what to measure, see above")
-    parser.add_argument("data", type=Path, help="the file or folder to measure on")
+    parser.add_argument("data", type=Path, metavar="DATA", help="the file or folder to measure on")
     add_arguments(parser, EvalConfig, title="evaluation")
     for title, (options, _) in _OPTIONS.items():
         add_arguments(parser, options, title=title)
     given = parser.parse_args(argv)
     _check_options(given)
+    check_exists(given.data)
     request = Request(
         task=given.task,
         data=given.data,
@@ -161,10 +162,7 @@ def _main(argv: Sequence[str]) -> int:
         fields=from_namespace(ChoiceFields, given),
         pronouns=from_namespace(PronounOptions, given),
     )
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    result = EVALUATORS[given.task](request)
-    print(json.dumps({"task": given.task, "model": request.config.model, **result}))
-    return 0
+    return {"task": given.task, "model": request.config.model, **EVALUATORS[given.task](request)}
 
 
 def _check_options(given: argparse.Namespace) -> None:
@@ -348,7 +346,7 @@ EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
-import json
-import logging
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roberta_cli.entry import Parser, add_training_components, load_user_module, run
+from roberta_cli.entry import Parser, add_training_components, asks_about, check_exists, load_user_module, run
+from roberta_cli.results import Result
 
 if TYPE_CHECKING:
     from roberta.pretrained import Pretrained
@@ -30,9 +29,8 @@ DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best check
                   what a pronoun or a blank stands for
 
 Every set has the hyper-parameters that were published for it: `roberta-finetune rte --help` shows those of RTE, and
-options change them. With several --seeds or --lr
-there is a run for each combination. In the end the folder (runs/DATA_SET, or --save-dir) holds the best model,
-predictions, report.md and report.json."""
+options change them. With several --seeds or --lr there is a run for each combination. In the end the folder
+(runs/DATA_SET, or --save-dir) holds the best model, predictions, report.md and report.json."""
 
 EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large
   roberta-finetune sst2 glue_data/SST-2 --init roberta.base --save-dir runs/sst2 --seeds 1 2 3 --lr 1e-5 2e-5 3e-5
@@ -51,7 +49,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
 
     places = list(takewhile(lambda argument: not argument.startswith(("-", "@")), argv[:2]))
-    if not places and not {"-h", "--help"} & set(argv):
+    if not places and not asks_about(argv):
         _parser(add_help=True).error("name a data set and where it is, before all options")
     name = places[0] if places else None
     recipes = [f"--save-dir={RUNS / (name or 'DATA_SET')}", _recipe("finetuning"), _recipe(name or "other")]
@@ -85,6 +83,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     given = parser.parse_args(arguments)
     if name is None or given.data is None:
         parser.error("name a data set and where it is, before all options")
+    check_exists(given.data)
     vars(given).update(the_set.options)
     rates = from_namespace(SweepConfig, given)
     given.lr, given.init_from = rates.lr[0], given.init
@@ -112,7 +111,7 @@ def _recipe(name: str) -> str:
 
 
 def _parser(*, add_help: bool) -> argparse.ArgumentParser:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
+    parser = Parser("roberta-finetune", "DATA_SET DATA", description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
     parser.add_argument("name", nargs="?", metavar="DATA_SET", help="the kind of data, see above")
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="its file or folder")
     group = parser.add_argument_group("components")
@@ -126,24 +125,22 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
+def command(argv: Sequence[str]) -> Result | None:
+    """Do what the arguments say, and return the report; only the first process of several returns one."""
     from roberta.distributed import leave_world
     from roberta.finetuning import finetune
 
     name, recipe, sweep, source = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         report = finetune(name, recipe, sweep, source)
     finally:
         leave_world()
-    if report is not None:
-        print(json.dumps({"save_dir": str(recipe.trainer.save_dir), **report.summary()}))
-    return 0
+    return None if report is None else {"save_dir": str(recipe.trainer.save_dir), **report.summary()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """roberta-inspect: a page that shows what a model looks at in a text."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from roberta.config import add_arguments, from_namespace, option
 from roberta_cli.entry import Parser, run
+from roberta_cli.results import Result
 
 DESCRIPTION = """Show a text as a model sees it: the attention of every head, and at each <mask>, or for a
 classification head, which tokens speak for the answer and which against it (gradient x input). Writes a web page that
-needs no network, or a picture, and prints the answers as one line of JSON."""
+needs no network, or a picture, and shows the answers."""
 
 EXAMPLE = """  roberta-inspect "The capital of France is <mask>." --model roberta.base
   roberta-inspect "What a waste of time." --model runs/sst2 --head sentence_classification_head --output waste.png"""
@@ -26,9 +26,10 @@ class InspectConfig:
     topk: int = option(5, help="answers to show")
 
 
-def _main(argv: Sequence[str]) -> int:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("text", help="the text, in quotes")
+def command(argv: Sequence[str]) -> Result:
+    """Do what the arguments say, and return the answers."""
+    parser = Parser("roberta-inspect", "TEXT", description=DESCRIPTION, example=EXAMPLE)
+    parser.add_argument("text", metavar="TEXT", help="the text, in quotes")
     add_arguments(parser, InspectConfig, title="inspection")
     given = parser.parse_args(argv)
     config = from_namespace(InspectConfig, given)
@@ -39,13 +40,12 @@ def _main(argv: Sequence[str]) -> int:
     inspection = inspect(from_pretrained(config.model), given.text, head=config.head, topk=config.topk)
     write(inspection, config.output)
     answers = [{"place": answer.place, "likeliest": answer.likeliest} for answer in inspection.answers]
-    print(json.dumps({"output": str(config.output), "tokens": len(inspection.tokens), "answers": answers}))
-    return 0
+    return {"output": str(config.output), "tokens": len(inspection.tokens), "answers": answers}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """roberta-plot: learning curves of runs."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +8,10 @@ from typing import Literal
 
 from roberta.config import add_arguments, from_namespace, option
 from roberta_cli.entry import Parser, run
+from roberta_cli.results import Result
 
 DESCRIPTION = """Draw the learning curves of one or several runs from their logs: a field of training and validation,
-below it the learning rate and the speed. Prints the last values as one line of JSON. Needs matplotlib."""
+below it the learning rate and the speed. Shows the last values. Needs matplotlib."""
 
 EXAMPLE = """  roberta-plot runs/small
   roberta-plot runs/small runs/other --y nats --log-x --output both.svg"""
@@ -28,9 +28,10 @@ class PlotConfig:
     log_y: bool = option(False, help="logarithmic y axis")
 
 
-def _main(argv: Sequence[str]) -> int:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="folder of a run, or its log file")
+def command(argv: Sequence[str]) -> Result:
+    """Do what the arguments say, and return the last values."""
+    parser = Parser("roberta-plot", "RUN...", description=DESCRIPTION, example=EXAMPLE)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or its log file")
     add_arguments(parser, PlotConfig, title="plot")
     given = parser.parse_args(argv)
     config = from_namespace(PlotConfig, given)
@@ -41,13 +42,12 @@ def _main(argv: Sequence[str]) -> int:
     save(plot(logs, y=config.y, x=config.x, log_x=config.log_x, log_y=config.log_y), config.output)
     last = {log.name: log.last(config.y) for log in logs}
     values = {name: None if math.isnan(value) else value for name, value in last.items()}
-    print(json.dumps({"output": str(config.output), "y": config.y, "last": values}))
-    return 0
+    return {"output": str(config.output), "y": config.y, "last": values}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

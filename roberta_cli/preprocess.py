@@ -1,7 +1,6 @@
 """roberta-preprocess: text files to a folder that roberta-train reads."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 
@@ -9,10 +8,11 @@ from roberta.config import add_arguments, from_namespace
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.verification import verify
 from roberta_cli.entry import Parser, run
+from roberta_cli.results import Result
 
 DESCRIPTION = """\
 Binarise text for pretraining: one sentence or paragraph a line, an empty line between documents.
-Writes train.bin and train.idx (likewise valid, test), dict.txt and the BPE files; prints counts as one line of JSON.
+Writes train.bin and train.idx (likewise valid, test), dict.txt and the BPE files; shows what it counted.
 All cores encode; the files are the same for any number of them."""
 
 EXAMPLE = """\
@@ -26,16 +26,16 @@ EXAMPLE = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run roberta-preprocess and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
-def _main(argv: Sequence[str]) -> int:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
+def command(argv: Sequence[str]) -> Result:
+    """Do what the arguments say, and return what was counted."""
+    parser = Parser("roberta-preprocess", "", description=DESCRIPTION, example=EXAMPLE)
     add_arguments(parser, PreprocessConfig, title="preprocessing")
     config = from_namespace(PreprocessConfig, parser.parse_args(argv))
     if config.verify is not None:
-        print(json.dumps({"verified": str(config.verify), **dataclasses.asdict(verify(config.verify))}))
-        return 0
+        return {"verified": str(config.verify), **dataclasses.asdict(verify(config.verify))}
     start = time.perf_counter()
     splits = {name: dataclasses.asdict(counts) for name, counts in preprocess(config).items()}
     seconds = time.perf_counter() - start
@@ -43,8 +43,7 @@ def _main(argv: Sequence[str]) -> int:
     keys = ("lines", "documents", "tokens", "text_bytes")
     total = {key: sum(counts[key] for counts in splits.values()) for key in keys}
     rates = {"seconds": round(seconds, 3), "mb_per_second": round(total["text_bytes"] / seconds / 1e6, 3)}
-    print(json.dumps({"files": files, **total, **rates, "splits": splits}))
-    return 0
+    return {"files": files, **total, **rates, "splits": splits}
 
 
 if __name__ == "__main__":

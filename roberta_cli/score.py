@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from roberta.config import add_arguments, from_namespace, option
 from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, run
+from roberta_cli.results import Result
 
 if TYPE_CHECKING:
     from roberta.text_metrics.parallel import Texts
 
-DESCRIPTION = """Measure texts, a line each, and print the result as one line of JSON.
+DESCRIPTION = """Measure texts, a line each.
 
 With --ref, compare them with references: BLEU, chrF and TER by sacrebleu with its signatures, and with --model
 BERTScore by RoBERTa's features. With --baseline, say whether they are better than those of another system, and how
@@ -48,7 +49,7 @@ class ScoreConfig:
     output: Path | None = option(None, help="nbest: file to write the texts taken with the last weight to")
     infill: bool = option(False, help="fill gaps in the texts and compare with what stood there")
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
-    batch_tokens: int = option(4096, help="tokens per forward pass, at most")
+    max_tokens: int = option(4096, help="tokens per forward pass, at most")
 
     def __post_init__(self) -> None:
         if self.infill == (self.ref is not None):
@@ -61,17 +62,20 @@ class ScoreConfig:
             raise ConfigError("--output is where --nbest writes; the scores of lines go to --per-line")
         if not self.weights:
             raise ConfigError("--weights takes at least one number")
-        if self.batch_tokens < 1:
-            raise ConfigError(f"--batch-tokens is {self.batch_tokens}; it must be at least 1")
+        if self.max_tokens < 1:
+            raise ConfigError(f"--max-tokens is {self.max_tokens}; it must be at least 1")
 
 
-def _main(argv: Sequence[str]) -> int:
+def command(argv: Sequence[str]) -> Result:
+    """Do what the arguments say, and return the scores."""
     from roberta.text_metrics.options import BertScoreConfig, InfillingConfig
     from roberta.text_metrics.significance import SignificanceConfig
     from roberta.text_metrics.surface import SurfaceConfig
 
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("texts", type=Path, help="file of texts, a line each; .gz and .xz are unpacked, - is stdin")
+    parser = Parser("roberta-score", "TEXTS", description=DESCRIPTION, example=EXAMPLE)
+    parser.add_argument(
+        "texts", type=Path, metavar="TEXTS", help="file of texts, a line each; .gz and .xz are unpacked, - is stdin"
+    )
     add_arguments(parser, ScoreConfig, title="scoring")
     add_arguments(parser, SurfaceConfig, title="sacrebleu")
     add_arguments(parser, BertScoreConfig, title="bertscore")
@@ -90,8 +94,7 @@ def _main(argv: Sequence[str]) -> int:
         scoring = Scoring(metrics, from_namespace(SurfaceConfig, given), bert, model)
         score = _score_nbest if config.nbest else _score
         result = score(given.texts, config, scoring, from_namespace(SignificanceConfig, given))
-    print(json.dumps({"texts": str(given.texts), **result}))
-    return 0
+    return {"texts": str(given.texts), **result}
 
 
 def _score(path: Path, config: ScoreConfig, scoring: Any, test: Any) -> dict[str, Any]:
@@ -181,12 +184,12 @@ def _model(config: ScoreConfig) -> Any:
 
     assert config.model is not None
     roberta = from_pretrained(config.model).to(choose_device(config.device))
-    return Model(Engine(roberta.model, roberta.tokenizer, config.batch_tokens), config.model)
+    return Model(Engine(roberta.model, roberta.tokenizer, config.max_tokens), config.model)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """roberta-train: pretrain a model."""
 
 import argparse
-import json
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from roberta_cli.entry import Parser, add_training_components, load_user_module, run
+from roberta_cli.results import Result
 
 DESCRIPTION = """Pretrain a model on a folder that roberta-preprocess made.
 Options may stand in recipe files: `@file` inserts the options written in it."""
@@ -35,7 +33,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
 
     parser = _parser(add_help=True)
-    parser.add_argument("data", type=Path, help="folder that roberta-preprocess made")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder that roberta-preprocess made")
     add_arguments(parser, TrainerConfig, title="training")
     add_arguments(parser, task, title=f"task {choice.task}", exclude=("data",))
     add_arguments(
@@ -58,7 +56,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
 
 
 def _parser(*, add_help: bool) -> argparse.ArgumentParser:
-    parser = Parser(description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
+    parser = Parser("roberta-train", "DATA", description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
     group = parser.add_argument_group("components")
     group.add_argument(
         "--preset", default="roberta.base", metavar="NAME", help="shape of the model (default: %(default)s)"
@@ -69,34 +67,31 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def _main(argv: Sequence[str]) -> int:
+def command(argv: Sequence[str]) -> Result | None:
+    """Do what the arguments say, and return the last validation; only the first process of several returns one."""
     recipe, dry_run = parse(argv)
     from roberta.distributed import leave_world
     from roberta.model_card import write_run_cards
     from roberta.trainer import Trainer
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     if dry_run.dry_run:
         from roberta.planning import plan
 
-        estimate = plan(recipe, dry_run)
-        print(estimate, file=sys.stderr)
-        print(estimate.to_json())
-        return 0
+        return plan(recipe, dry_run)
     try:
         trainer = Trainer(recipe)
         metrics = trainer.train()
     finally:
         leave_world()
-    if trainer.world.is_main:
-        write_run_cards(recipe.trainer.save_dir)
-        print(json.dumps({"save_dir": str(recipe.trainer.save_dir), "valid": metrics}))
-    return 0
+    if not trainer.world.is_main:
+        return None
+    write_run_cards(recipe.trainer.save_dir)
+    return {"save_dir": str(recipe.trainer.save_dir), "valid": metrics}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return run(_main, argv)
+    return run(command, argv)
 
 
 if __name__ == "__main__":

@@ -106,9 +106,10 @@ def test_without_matplotlib_the_report_has_no_curves_and_says_why(tmp_path, sour
     monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
     with caplog.at_level(logging.INFO):
         finetune("mine", recipe_of(tmp_path, source, ["a", "b"] * 3), SweepConfig(), source)
-    assert "no learning curves in the report, for want of matplotlib: pip install 'roberta[plot]'" in caplog.text
+    assert "no pictures in the report, for want of matplotlib: pip install 'roberta[plot]'" in caplog.text
     assert not (tmp_path / "run" / "curves.svg").exists()
-    assert "curves" not in (tmp_path / "run" / "report.md").read_text()
+    assert not (tmp_path / "run" / "confusion.svg").exists()
+    assert "![" not in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.fixture

@@ -5,16 +5,19 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCard
 
 from roberta import pretrained
 from roberta.checkpoint import native
 from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.errors import CheckpointError, StorageError
 from roberta.hub import RobertaHubInterface, from_pretrained
-from roberta.model_card import write_run_cards
+from roberta.model_card import Facts, read_facts, write_card, write_run_cards
 from roberta.models.heads import ClassificationHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.optim.adam import AdamConfig
@@ -36,6 +39,33 @@ def table(text: str, heading: str) -> dict[str, tuple[str, ...]]:
     part = text.split(f"## {heading}\n")[1].split("\n## ")[0]
     rows = [tuple(cell.strip() for cell in row[1:-1].split("|")) for row in re.findall(r"^\|.*\|$", part, re.MULTILINE)]
     return {row[0]: row[1:] for row in rows[2:]}
+
+
+def header(text: str) -> dict[str, Any]:
+    """Return the values of the YAML block, as an independent parser reads them."""
+    opening, block, _ = text.split("---\n", maxsplit=2)
+    assert opening == ""
+    values = yaml.safe_load(block)
+    assert isinstance(values, dict)
+    return values
+
+
+def body(text: str) -> str:
+    """Return what follows the YAML block."""
+    return text.split("---\n", maxsplit=2)[2].lstrip()
+
+
+def finetuned(run: Path, data_set: str, init: str, figures: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return the header of the card of a run as if it had been made from `init` on a data set, with these scores."""
+    example = Prediction("0", "here", "text", "a", "a", 0.0, {"a": 1.0})
+    (single,) = (Run(1e-5, 1, run, 10, 0.5, 60.0),)
+    splits = {name: Split(values, [example]) for name, values in figures.items()}
+    report = Report(data_set, f"data/{data_set}", init, "accuracy", (single,), single, splits)
+    (run / "report.json").write_text(report.to_json())
+    recipe = json.loads((run / "run.json").read_text())
+    recipe["recipe"]["trainer"]["init_from"] = init
+    (run / "run.json").write_text(json.dumps(recipe))
+    return header(write_run_cards(run)[0].read_text())
 
 
 @pytest.fixture
@@ -69,7 +99,7 @@ def run(byte_data_bin: Path, tmp_path: Path) -> Path:
 def test_a_saved_model_says_what_it_is_and_what_its_files_are(hub, tmp_path):
     hub.save_pretrained(tmp_path / "mine")
     text = (tmp_path / "mine/README.md").read_text()
-    assert text.startswith("# mine\n\nA RoBERTa encoder of 1 layers, width 8 and 1 attention heads")
+    assert body(text).startswith("# mine\n\nA RoBERTa encoder of 1 layers, width 8 and 1 attention heads")
     assert f"{sum(p.numel() for p in hub.parameters()):,} parameters, f32." in text
     assert "`topic` (classification: war, peace|treaty); `stars` (regression)" in text
     files = table(text, "Files")
@@ -94,14 +124,14 @@ def test_a_card_that_people_changed_is_no_damage(hub, tmp_path):
     native.verify(tmp_path / "mine")
     assert from_pretrained(tmp_path / "mine").model.config == SHAPE
     hub.save_pretrained(tmp_path / "mine")
-    assert (tmp_path / "mine/README.md").read_text().startswith("# mine\n")
+    assert (tmp_path / "mine/README.md").read_text().count("\n# mine\n") == 1
 
 
 def test_a_run_says_how_it_was_trained_and_what_came_out(run):
     assert write_run_cards(run) == [run / "README.md", run / "best" / "README.md"]
     text = (run / "README.md").read_text()
     assert text == (run / "best/README.md").read_text()
-    assert text.startswith("# novels\n")
+    assert body(text).startswith("# novels\n")
     training = table(text, "Training")
     recipe = json.loads((run / "run.json").read_text())["recipe"]
     assert training["task data"] == (recipe["task"]["data"],)
@@ -145,7 +175,7 @@ def test_the_best_of_several_runs_is_told_of_with_its_own_recipe(run, tmp_path):
     (sweep / "report.json").write_text(report.to_json())
     write_run_cards(sweep)
     text = (sweep / "best/README.md").read_text()
-    assert text.startswith("# sweep\n")
+    assert body(text).startswith("# sweep\n")
     assert table(text, "Training")["trainer seed"] == ("7",)
 
 
@@ -165,3 +195,87 @@ def test_only_options_that_exist_are_shown(run):
     assert not {"task type", "trainer ema"} & shown.keys()
     options = {field.name for field in dataclasses.fields(TrainerConfig)}
     assert {name.removeprefix("trainer ").replace(" ", "_") for name in shown if name.startswith("trainer")} <= options
+
+
+def test_the_first_lines_say_what_the_model_is_for(hub, tmp_path):
+    hub.save_pretrained(tmp_path / "mine")
+    assert header((tmp_path / "mine/README.md").read_text()) == {
+        "license": "unknown",
+        "library_name": "roberta",
+        "pipeline_tag": "text-classification",
+        "tags": ["roberta", "text-classification"],
+    }
+
+
+def test_a_model_that_has_a_name_is_opened_by_it(hub, tmp_path):
+    hub.save_pretrained(tmp_path / "mine")
+    text = write_card(tmp_path / "mine", Facts(name="roberta.mine")).read_text()
+    assert body(text).startswith("# roberta.mine\n")
+    assert 'roberta.from_pretrained("roberta.mine")' in text
+
+
+def test_licence_and_languages_are_stated_where_they_are_given(hub, tmp_path):
+    hub.save_pretrained(tmp_path / "mine")
+    text = write_card(tmp_path / "mine", Facts(license="mit", languages=("en", "no"))).read_text()
+    assert (header(text)["license"], header(text)["language"]) == ("mit", ["en", "no"])
+    assert "Licence: mit." in text
+    assert "Not stated yet" not in text
+
+
+def test_a_pretrained_model_has_the_scores_of_its_last_validation(run):
+    text = write_run_cards(run)[0].read_text()
+    (index,) = header(text)["model-index"]
+    assert index["name"] == "novels"
+    (result,) = index["results"]
+    assert result["task"] == {"type": "fill-mask"}
+    data = json.loads((run / "run.json").read_text())["recipe"]["task"]["data"]
+    assert result["dataset"] == {"name": Path(data).name, "type": "text", "split": "validation"}
+    values = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    last = read_facts(run).validation
+    assert values == {"loss": pytest.approx(last["loss"], abs=1e-6), "ppl": pytest.approx(last["ppl"], abs=1e-6)}
+    assert header(text)["metrics"] == ["loss", "perplexity"]
+    assert "datasets" not in header(text)
+    assert "language" not in header(text)
+
+
+def test_a_public_data_set_has_its_name_on_the_hub(run):
+    found = finetuned(run, "mnli", "roberta.large", {"valid": {"accuracy": 0.9}, "valid1": {"accuracy": 1e-7}})
+    assert found["datasets"] == ["nyu-mll/glue"]
+    assert found["language"] == ["en"]
+    assert found["base_model"] == "FacebookAI/roberta-large"
+    results = found["model-index"][0]["results"]
+    assert [result["dataset"]["split"] for result in results] == ["validation", "validation_mismatched"]
+    assert {(result["dataset"]["name"], result["dataset"]["config"]) for result in results} == {("mnli", "mnli")}
+    assert [result["metrics"][0]["value"] for result in results] == [0.9, 0.0]
+
+
+def test_data_of_ones_own_is_no_data_set_of_the_hub(run):
+    found = finetuned(run, "table", "hf:someone/a-model", {"valid": {"matthews": 0.25}, "test": {}})
+    assert "datasets" not in found
+    assert "language" not in found
+    assert found["base_model"] == "someone/a-model"
+    (result,) = found["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "table", "type": "table", "split": "validation"}
+    assert result["metrics"] == [{"type": "matthews_correlation", "name": "matthews", "value": 0.25}]
+
+
+def test_a_figure_that_is_no_number_is_no_score(run):
+    found = finetuned(run, "rte", "elsewhere", {"valid": {"accuracy": 0.5, "f1": float("nan")}})
+    assert found["metrics"] == ["accuracy"]
+    assert "base_model" not in found
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "1e-05", "a: b", "a #b", 'it\'s "\\n"', "- x", "x\u2028\x85y", "\U0001f600", "null "]
+)
+def test_any_name_survives_in_yaml(run, name):
+    found = finetuned(run, name, f"hf:{name}", {"valid": {"accuracy": 0.5}})
+    assert found["base_model"] == name
+    assert found["model-index"][0]["results"][0]["dataset"]["type"] == name
+
+
+def test_the_hubs_own_reader_takes_the_scores(run):
+    finetuned(run, "rte", "roberta.base", {"valid": {"accuracy": 0.5, "macro_f1": 0.25}})
+    (first, second) = ModelCard.load(run / "README.md").data.eval_results
+    assert (first.dataset_type, first.dataset_config, first.metric_type) == ("nyu-mll/glue", "rte", "accuracy")
+    assert (second.metric_type, second.metric_value) == ("f1", 0.25)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from roberta.errors import ConfigError, DataError, StorageError
-from roberta.plotting import plot, read_log, read_logs, save
+from roberta.plotting import plot, plot_confusion, read_log, read_logs, save
 
 TRAIN = [{"num_updates": n, "loss": 10.0 - n / 10, "lr": n * 1e-4, "tokens_per_s": 1000.0 + n} for n in (10, 20, 30)]
 VALID = [{"num_updates": n, "loss": 9.0 - n / 10} for n in (15, 30)]
@@ -169,3 +169,20 @@ def test_a_file_that_can_not_be_written_is_named(tmp_path):
         save(figure, tmp_path / "none/a.png")
     with pytest.raises(ConfigError, match=r"the name must end in \.svg, \.png, \.pdf"):
         save(figure, tmp_path / "a.jpeg")
+
+
+def test_a_confusion_matrix_has_its_counts_in_cells_and_its_rows_as_shares():
+    pytest.importorskip("matplotlib")
+    figure = plot_confusion(["no", "yes", "never"], [[3, 1, 0], [0, 8, 0], [0, 0, 0]])
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "0", "8", "0", "0", "0", "0"]
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["no", "yes", "never"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "right")
+
+
+@pytest.mark.parametrize("format", [".png", ".svg"])
+def test_names_of_classes_are_no_mathematics_and_need_not_be_short(tmp_path, format):
+    pytest.importorskip("matplotlib")
+    save(plot_confusion(["$x^", "y" * 80], [[1, 0], [0, 1]]), tmp_path / f"matrix{format}")
+    assert (tmp_path / f"matrix{format}").stat().st_size > 1000

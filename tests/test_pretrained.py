@@ -100,6 +100,36 @@ def server(archive, monkeypatch, tmp_path):
     httpd.server_close()
 
 
+def test_the_model_that_ships_opens_by_name_without_a_network_and_is_small(monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)
+    shipped = pretrained.SHIPPED["roberta.mini"]
+    assert sum(path.stat().st_size for path in shipped.iterdir()) < 12e6
+    roberta = from_pretrained("roberta.mini")
+    assert not roberta.training and {p.dtype for p in roberta.parameters()} == {torch.float32}
+    assert roberta.max_tokens == 512 and roberta.decode(roberta.encode("Hello world!")) == "Hello world!"
+
+
+@pytest.mark.parametrize(
+    ("text", "sensible"),
+    [
+        ("He sat down at the <mask> and began to eat.", {"table"}),
+        ("She opened the <mask> and went into the house.", {"door", "gate", "window"}),
+        ("He took off his <mask> and bowed.", {"hat", "cap"}),
+        ("He held out his <mask>.", {"hand", "hands", "arms"}),
+        ("My dear <mask>, said the old lady.", {"sir", "child", "boy", "lady", "madam", "girl", "friend"}),
+    ],
+)
+def test_the_model_that_ships_fills_masks_sensibly(text, sensible):
+    found = {filling.token.strip() for filling in from_pretrained("roberta.mini").fill_mask(text, topk=3)}
+    assert found & sensible
+
+
+def test_torch_hub_opens_the_model_that_ships():
+    import hubconf
+
+    assert getattr(hubconf, "roberta.mini")().fill_mask("It was a <mask>.", topk=1)
+
+
 def test_releases_are_the_published_urls():
     for name, release in pretrained.RELEASES.items():
         assert release.url == f"https://dl.fbaipublicfiles.com/fairseq/models/{name}.tar.gz"

@@ -127,6 +127,14 @@ def test_curves_are_shown_where_they_were_drawn():
     assert "curves" not in report().to_markdown()
 
 
+def test_a_picture_of_the_confusion_matrix_stands_beside_its_table():
+    lines = section(report().to_markdown("curves.svg", "confusion.svg"), "Confusion")
+    assert lines[1:3] == ["![confusion matrix](confusion.svg)", "|  | no | yes |"]
+    assert "confusion.svg" not in report(
+        predictions=[prediction(1.0, 2.0, probabilities=None)], figures={}
+    ).to_markdown(None, "confusion.svg")
+
+
 def test_json_has_everything_that_markdown_has_figures_of():
     several = report(run(best=0.5), run(seed=2, best=0.7), test=Split({}, CLASSES))
     found = json.loads(several.to_json())

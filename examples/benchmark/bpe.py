@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tiktoken
-from measuring import interleaved, show
+from measuring import add_timing_options, interleaved, show
 from tiktoken_ext import openai_public
 
 from roberta.bpe import GPT2BPE
@@ -59,8 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, nargs="?", help="text file; the sample text if not given")
     parser.add_argument("--megabytes", type=float, default=1.0, help="how much of it (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
+    add_timing_options(parser)
     given = parser.parse_args()
     os.environ["RAYON_NUM_THREADS"] = "1"  # of tokenizers
     source = sample_corpus("train").splitlines() if given.text is None else read_lines(given.text)
@@ -77,7 +76,9 @@ def main() -> None:
         if encode(lines) != expected:
             sys.exit(f"{name} gives other ids than tiktoken")
     timings = interleaved(
-        {name: lambda encode=encode: encode(lines) for name, encode in found.items()}, repeats=given.repeats
+        {name: lambda encode=encode: encode(lines) for name, encode in found.items()},
+        repeats=given.repeats,
+        processor_time=given.processor_time,
     )
     show(
         [

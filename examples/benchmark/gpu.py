@@ -15,7 +15,7 @@ from collections import Counter
 
 import torch
 import torch.nn.functional as F
-from measuring import Row, machine, show
+from measuring import Row, interleaved, machine, show
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from roberta.distributed import SINGLE, parallelise
@@ -27,6 +27,7 @@ from roberta.models.roberta import RobertaConfig, RobertaModel
 RATES = (0.0, 0.1, 0.125)
 BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 SEQUENCES, HEADS, LENGTH, WIDTH = 16, 12, 512, 64
+LARGE = 8192  # rows and columns
 STANDARD_ERRORS, FINEST = 6.0, 1 / 256
 SIZES = ((512, 512), (300, 20, 77), (128,) * 5, (500, 1))
 
@@ -100,11 +101,19 @@ def graphs() -> Counter[str]:
     )
 
 
+def product_rate() -> float:
+    """Return the TFLOP/s of a large product in bf16: what this device reaches at best."""
+    a = torch.randn(LARGE, LARGE, device="cuda", dtype=torch.bfloat16)
+    timing = interleaved({"product": lambda: a @ a}, repeats=20)["product"]
+    return 2 * LARGE**3 / timing.median / 1e12
+
+
 def main() -> None:
     """Print the tables."""
     if not torch.cuda.is_available():
         sys.exit("needs a CUDA device")
     print(machine())
+    print(f"a product of {LARGE} x {LARGE} in bf16: {product_rate():,.0f} TFLOP/s")
     rows, is_exact = kernel_rows()
     show(rows, as_json=False)
     counts = graphs()

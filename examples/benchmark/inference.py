@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from measuring import (
     MIXES,
     Row,
+    add_timing_options,
     draw_lengths,
     forward_gflops,
     interleaved,
@@ -274,7 +275,7 @@ def measure(
         for name in given.precision
         if name in DTYPES
     }
-    timings = interleaved({**works, **floors}, repeats=given.repeats)
+    timings = interleaved({**works, **floors}, repeats=given.repeats, processor_time=given.processor_time)
     rows: list[Row] = []
     for engine, order in works:
         timing, floor = timings[engine, order], floors.get(engine.precision)
@@ -320,8 +321,7 @@ def main() -> None:
         "--precision", nargs="+", choices=LEAST_COSINE, default=["fp32"], help="number formats (default: fp32)"
     )
     parser.add_argument("--compile", action="store_true", help="compiled forms of both torch models too")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
+    add_timing_options(parser)
     given = parser.parse_args()
     given.device = "cuda" if torch.cuda.is_available() else "cpu"
     if "bf16" in given.precision and given.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -5,8 +5,8 @@
 
 The first table is the whole way of a training batch: gather blocks of the mapped stream, mask, pack. The second is
 about an index of `--lines` lines that is made for it (12 bytes a line; the tokens are a hole in a file), in `--shards`
-that are one file under several names. The
-third divides an epoch among simulated ranks and resumes it with half of them.
+that are one file under several names. The third divides an epoch among simulated ranks and resumes it with half of
+them.
 """
 
 import argparse

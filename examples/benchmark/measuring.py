@@ -4,6 +4,7 @@ Machines are shared and noisy, so everything that is compared runs in turns, rou
 median over rounds of the ratio within a round. Tokens are real ones: padding is never counted.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,8 +61,15 @@ class Timing:
         return statistics.median(theirs / ours for ours, theirs in zip(self.rounds, other.rounds, strict=True))
 
 
-def interleaved(works: Mapping[Any, Callable[[], object]], *, repeats: int) -> dict[Any, Timing]:
-    """Time all works in turns, each after one call that doesn't count; the turn that comes first changes."""
+def interleaved(
+    works: Mapping[Any, Callable[[], object]], *, repeats: int, processor_time: bool = False
+) -> dict[Any, Timing]:
+    """Time all works in turns, each after one call that doesn't count; the turn that comes first changes.
+
+    processor_time: count the seconds that the threads of this process computed, not those on the wall: with one thread
+    the same on a quiet machine, and on a core that has other things to do what the work itself takes.
+    """
+    clock = time.process_time if processor_time else time.perf_counter
     for work in works.values():
         work()
     synchronise()
@@ -69,11 +78,20 @@ def interleaved(works: Mapping[Any, Callable[[], object]], *, repeats: int) -> d
     for turn in range(repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
+            start = clock()
             works[name]()
             synchronise()
-            rounds[name].append(time.perf_counter() - start)
+            rounds[name].append(clock() - start)
     return {name: Timing(tuple(seconds)) for name, seconds in rounds.items()}
+
+
+def add_timing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how works are timed and shown."""
+    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="time by the processor, for a busy machine and one thread"
+    )
+    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
 
 
 def synchronise() -> None:
@@ -181,11 +199,16 @@ def machine() -> str:
     return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
+def origin() -> Row:
+    """Return where a row comes from."""
+    command = " ".join((Path(sys.argv[0]).name, *sys.argv[1:]))
+    return {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "command": command}
+
+
 def show(rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print rows of equal columns as a table, or each as a line of JSON with the machine beside it."""
+    """Print rows of equal columns as a table, or each as a line of JSON with machine, day and command beside it."""
     if as_json:
-        for row in rows:
-            sys.stdout.write(json.dumps(row | {"machine": machine()}) + "\n")
+        sys.stdout.writelines(json.dumps(row | origin()) + "\n" for row in rows)
         return
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

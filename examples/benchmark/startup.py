@@ -3,17 +3,20 @@
     python examples/benchmark/startup.py
     python examples/benchmark/startup.py --presets roberta.base roberta.large --json
 
-Each row is a process of its own, from its start to its end, in turns. Models have random weights and are opened twice
-before they are timed, so that their files are in memory. Memory is the most that a process held.
+Each row is a process of its own, from its start to its end, in turns. Models have random weights and are opened once
+before they are timed, so that their files are in memory. `processor s` is what a process computed, also on a busy
+machine; `MB` the most that one held.
 """
 
 import argparse
 import importlib.util
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -48,15 +51,23 @@ def programs(models: dict[str, Path]) -> dict[str, list[str]]:
     return rows
 
 
-def run(arguments: Sequence[str]) -> float:
-    """Run a process to its end, and return the MB that it held at most."""
+@dataclass(frozen=True)
+class Usage:
+    """What a process used: processor seconds, and the MB that it held at most."""
+
+    seconds: float
+    megabytes: float
+
+
+def run(arguments: Sequence[str]) -> Usage:
+    """Run a process to its end, and return what it used."""
     with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         message = process.stderr.read() if process.stderr is not None else b""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(arguments)}: {message.decode()}")
-    return usage.ru_maxrss / 1e3
+    return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3)
 
 
 def make_model(preset: str, folder: Path) -> None:
@@ -81,9 +92,10 @@ def main() -> None:
         rows = programs(models)
         if importlib.util.find_spec("transformers") is None:
             rows.pop("import transformers' RoBERTa")
-        memory = {name: run(arguments) for name, arguments in rows.items()}
-        works = {name: lambda arguments=arguments: run(arguments) for name, arguments in rows.items()}
+        used: dict[str, list[Usage]] = {name: [] for name in rows}
+        works = {name: lambda name=name: used[name].append(run(rows[name])) for name in rows}
         timings = interleaved(works, repeats=given.repeats)
+    processor = {name: statistics.median(usage.seconds for usage in usages) for name, usages in used.items()}
     show(
         [
             {
@@ -91,7 +103,9 @@ def main() -> None:
                 "seconds": timing.median,
                 "spread": timing.spread,
                 "beyond torch": timing.median - timings["import torch"].median,
-                "MB": memory[name],
+                "processor s": processor[name],
+                "beyond torch's": processor[name] - processor["import torch"],
+                "MB": max(usage.megabytes for usage in used[name]),
             }
             for name, timing in timings.items()
         ],

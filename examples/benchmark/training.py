@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from measuring import (
     Row,
+    add_timing_options,
     draw_lengths,
     forward_gflops,
     interleaved,
@@ -39,6 +40,7 @@ from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
 from roberta.criterions.sentence_prediction import SentencePredictionLoss, SentencePredictionLossConfig
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import SINGLE, parallelise
+from roberta.estimates import peak_flops
 from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
@@ -183,6 +185,12 @@ def step_gflops(config: RobertaConfig, batches: Sequence[Batch], *, is_lm: bool)
     return head + 3 * sum(forward_gflops(config, batch.layout.lengths) for batch in batches)
 
 
+def utilisation(gflops_per_second: float) -> float | None:
+    """Return what share of the half-precision peak of a GPU that is; None without a GPU whose peak is known."""
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return None if peak is None else gflops_per_second * 1e9 / peak
+
+
 def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> list[Row]:
     """Return a row for each engine at one precision."""
     config, is_lm = model.config, given.case == "pretraining"
@@ -200,7 +208,7 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
         work()  # the optimizer's state is made in the first step
         synchronise()
         memory[name] = working_memory(work)
-    timings = interleaved({**works, FLOOR: floor}, repeats=given.repeats)
+    timings = interleaved({**works, FLOOR: floor}, repeats=given.repeats, processor_time=given.processor_time)
     floor_timing = timings.pop(FLOOR)
     baseline = timings.get(BASELINE, timings[OURS])
     gflops = step_gflops(config, batches, is_lm=is_lm)
@@ -213,6 +221,7 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
             "spread": timing.spread,
             "x baseline": timing.times_faster_than(baseline),
             "of floor": floor.share(floor_timing, gflops, timing),
+            "MFU": utilisation(gflops / timing.median),
             "MB": memory[name],
         }
         for name, timing in timings.items()
@@ -230,8 +239,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=LOSS_TOLERANCE, default=["fp32"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1], help="rates (default: 0.1)")
     parser.add_argument("--compile", action="store_true", help="compiled forms of both too")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
+    add_timing_options(parser)
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
@@ -244,8 +252,12 @@ def main() -> None:
         else:
             model.register_head("topic", ClassificationHeadConfig(num_classes=2, dropout=dropout))
         for precision in given.precision:
-            rows += measure(model.to(device), given, precision)
-    show(rows, as_json=given.json)
+            found = measure(model.to(device), given, precision)
+            rows += found
+            if given.json:  # at once, for a run that may be cut short
+                show(found, as_json=True)
+    if not given.json:
+        show(rows, as_json=False)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from roberta import files
 from roberta.errors import CheckpointError, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
 
 _REPLACED = "-replaced"
-_MAX_JSON_BYTES = 2**26  # the state of a run takes some kB
 
 
 @contextmanager
@@ -98,17 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, can't be read, or holds something else.
     """
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path}: more than {_MAX_JSON_BYTES} bytes; no checkpoint has such a file")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; the folder is not a checkpoint, or its writing was cut off") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: can't be read: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected an object, found {type(values).__name__}")
-    return values
+    return files.read_json(path, CheckpointError, missing="the folder is no checkpoint, or its writing was cut off")
 
 
 def _temporary(folder: Path) -> Path:

@@ -195,6 +195,7 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
             dropout=dropout,
             attention_dropout=attention_dropout,
             activation_fn=activation(options, "hidden_act", "gelu", _ACTIVATIONS, path),
+            initialisation="bert",
         )
     except ConfigError as error:
         raise CheckpointError(f"{path}: its options contradict each other: {error}") from error

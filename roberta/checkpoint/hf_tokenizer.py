@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from roberta.bpe.gpt2 import ALPHABET, ENCODER_NAMES, GPT2BPE, MERGES_NAMES
-from roberta.checkpoint.folders import read_json
 from roberta.checkpoint.foreign import spell
 from roberta.data.dictionary import MASK, SPECIALS, Dictionary
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import CheckpointError, VocabError
-from roberta.files import write_text
+from roberta.errors import VocabError
+from roberta.files import read_json, write_text
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 MERGES, VOCAB = MERGES_NAMES[1], ENCODER_NAMES[1]
@@ -122,10 +121,7 @@ def _parts(path: Path) -> tuple[dict[str, Any], list[str], list[str]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except CheckpointError as error:
-        raise VocabError(str(error)) from error
+    return read_json(path, VocabError, missing="without it the tokenizer is not whole")
 
 
 def _check_rules(values: dict[str, Any], rules: dict[str, Any], path: Path) -> None:

@@ -93,7 +93,9 @@ def newest(run_dir: Path, *, check_content: bool = True) -> Path | None:
         else:
             return folder
     if damage:
-        raise CheckpointError(f"no intact checkpoint in {run_dir}: {'; '.join(damage)}")
+        raise CheckpointError(
+            f"no intact checkpoint in {run_dir}: {'; '.join(damage)}; restore one from a copy or choose another folder"
+        )
     return None
 
 

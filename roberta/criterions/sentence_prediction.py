@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.layout import Batch
+from roberta.models.heads import ClassificationHeadConfig, RegressionHeadConfig
 from roberta.registry import CRITERIONS
 
 
@@ -35,6 +36,24 @@ class SentencePredictionLossConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 0")
         if self.class_weights is not None and not all(0.0 <= weight < math.inf for weight in self.class_weights):
             raise ConfigError(f"--class-weights are {self.class_weights}; none may be below 0")
+
+    def check_fits(self, head: ClassificationHeadConfig | RegressionHeadConfig) -> None:
+        """Refuse options that do not fit a head, before anything is trained.
+
+        Raises:
+            ConfigError: there is not one weight for each class, or an option is for classes and the head's are numbers.
+        """
+        if isinstance(head, RegressionHeadConfig):
+            if self.class_weights is not None:
+                raise ConfigError("--class-weights are for classes, and the labels are numbers; leave them out")
+            if self.r3f_lambda:
+                raise ConfigError("--r3f-lambda compares distributions over classes; leave it out for this data")
+        elif self.class_weights is not None and len(self.class_weights) != head.num_classes:
+            names = f": {', '.join(head.labels)}" if head.labels else ""
+            raise ConfigError(
+                f"--class-weights has {len(self.class_weights)} numbers for {head.num_classes} classes; give one each, "
+                f"in the order of the labels{names}"
+            )
 
 
 @CRITERIONS.register("sentence_prediction", SentencePredictionLossConfig)

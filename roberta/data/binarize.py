@@ -120,7 +120,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
             vocab = Path(stack.enter_context(TemporaryDirectory()))
             tokenizer.save(vocab)
         workers = stack.enter_context(Workers(config.workers, tokenizer, vocab))
-        bar = stack.enter_context(progress_bar(desc="binarise", unit="B", total=total, scale=True))
+        bar = stack.enter_context(progress_bar(desc="binarise", unit="B", total=total, scale=True, lines=True))
         if config.shards:
             return _make_shards(splits, config.destdir, tokenizer, workers, bar.update)
         return _make_splits(splits, config, tokenizer, workers, bar.update)

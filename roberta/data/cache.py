@@ -17,10 +17,13 @@ from roberta.data.dictionary import FILE_NAME
 from roberta.data.text import COMPRESSED, identity
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint
-from roberta.download import cache_dir
+from roberta.download import cache_dir, sweep
 from roberta.errors import StorageError
 
 TEXT_SUFFIX = ".txt"
+
+_HEX = "[0-9a-f]"
+_PARTS = f"*-{16 * _HEX}.{32 * _HEX}.part"  # of any text: one that was changed since has another name
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ def binarized(
     if not target.is_dir():
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
         logger.info("binarising %s into %s", data, target)
+        sweep(target.parent, _PARTS)
         try:
             preprocess(
                 PreprocessConfig(trainpref=train, validpref=valid, valid_fraction=fraction, vocab=vocab, destdir=part)

@@ -35,10 +35,11 @@ def from_pretrained(
 ) -> "RobertaHubInterface":
     """Return the hub interface of a released model, a checkpoint of ours, or a foreign one, in evaluation mode.
 
-    name_or_path: `roberta.base`, `roberta.large`, `roberta.large.mnli`, `roberta.large.wsc` (downloaded once), a run or
-    checkpoint folder, a Hugging Face folder or `hf:owner/name`, a fairseq folder with its `checkpoint_file`, a `.pt`
-    file, or a `.tar.gz` archive of such a folder. Without `verify` the tensors of our own checkpoints are mapped
-    without comparing them with their checksums: faster, and blind to a flipped bit.
+    name_or_path: `roberta.mini` (comes with the package), `roberta.base`, `roberta.large`, `roberta.large.mnli`,
+    `roberta.large.wsc` (downloaded once), a run or checkpoint folder, a Hugging Face folder or `hf:owner/name`, a
+    fairseq folder with its `checkpoint_file`, a `.pt` file, or a `.tar.gz` archive of such a folder. Without `verify`
+    the tensors of our own checkpoints are mapped without comparing them with their checksums: faster, and blind to a
+    flipped bit.
 
     Raises:
         CheckpointError, DownloadError, VocabError: it can't be found, fetched or read; the message says why.

@@ -5,13 +5,14 @@ Shapes: B sequences, T packed tokens, M selected rows, C embed_dim, K outputs of
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from roberta.config import option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
+from roberta.models.initialisation import look_nearby
 from roberta.models.transformer import Activation, Perturbation, TransformerEncoder
 from roberta.registry import HEADS, MODELS
 
@@ -42,6 +43,9 @@ class RobertaConfig:
     activation_dropout: float = option(0.0, help="dropout after the activation of the feed-forward part")
     encoder_layerdrop: float = option(0.0, help="chance of leaving a layer out of a training step (arXiv:1909.11556)")
     activation_fn: Activation = option("gelu", help="activation of the feed-forward part; gelu is the exact form")
+    initialisation: Literal["bert", "local"] = option(
+        "bert", help="where training starts from: as BERT's, or with first layers that look at the tokens nearby"
+    )
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -79,6 +83,8 @@ class RobertaModel(nn.Module):
             activation_fn=config.activation_fn,
             layerdrop=config.encoder_layerdrop,
         )
+        if config.initialisation == "local" and not self.encoder.embed_tokens.weight.is_meta:
+            look_nearby(self.encoder)
 
     def register_head(self, name: str, config: Any) -> None:
         """Add a freshly initialised head under `name`, built from its config, or replace the one of that name."""

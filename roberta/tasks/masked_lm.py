@@ -5,6 +5,7 @@ Shapes: T packed tokens, M masked positions.
 
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,7 @@ from roberta.data.batching import order
 from roberta.data.blocks import BreakMode, blocks
 from roberta.data.cache import binarized, is_raw_text
 from roberta.data.dictionary import FILE_NAME
+from roberta.data.indexed import bin_path
 from roberta.data.masking import Masker, MaskingConfig
 from roberta.data.resampling import Resampling
 from roberta.data.stream import ConcatStream, open_split
@@ -73,6 +75,7 @@ class MaskedBlocks(Samples):
     ) -> None:
         self.stream = stream
         self.bos = [tokenizer.dictionary.bos]
+        self.vocab_size = len(tokenizer.dictionary)
         self.mask = Masker.of(masking or config, tokenizer)
         block_size = config.tokens_per_sample - 1
         parts = [
@@ -96,11 +99,17 @@ class MaskedBlocks(Samples):
         return indices[order(len(indices), seed=seed, epoch=epoch)]
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
-        """Return these blocks, with the masks of this epoch."""
+        """Return these blocks, with the masks of this epoch.
+
+        Raises:
+            DataError: a token is not in the dictionary.
+        """
         ranges = self.blocks[sample_ids].tolist()
         pieces = [part for start, end in ranges for part in (self.bos, self.stream.tokens(start, end))]
-        lengths = self.sizes[sample_ids]
-        masked = self.mask(np.concatenate(pieces), lengths, sample_ids, seed=seed, epoch=epoch)
+        tokens, lengths = np.concatenate(pieces), self.sizes[sample_ids]
+        if tokens.view(np.uint64).max() >= self.vocab_size:  # negative ones too
+            raise self._unknown_token(sample_ids)
+        masked = self.mask(tokens, lengths, sample_ids, seed=seed, epoch=epoch)
         return Batch(
             tokens=torch.from_numpy(masked.tokens),
             layout=SequenceLayout.from_lengths(lengths),
@@ -108,6 +117,23 @@ class MaskedBlocks(Samples):
             targets=torch.from_numpy(masked.targets),
             num_targets=len(masked.targets),
             sample_ids=tuple(sample_ids.tolist()),
+        )
+
+    def _unknown_token(self, sample_ids: NDArray[np.int64]) -> DataError:
+        """Return what to say of the first token in these samples that the dictionary does not have."""
+        sample, position, token = next(
+            (sample, start + number, token)
+            for sample in sample_ids.tolist()
+            for start, end in [self.blocks[sample].tolist()]
+            for number, token in enumerate(self.stream.tokens(start, end).tolist())
+            if not 0 <= token < self.vocab_size
+        )
+        part = bisect_right(self.stream.offsets, position) - 1
+        prefix, number = self.stream.parts[part].prefix, position - self.stream.offsets[part]
+        return DataError(
+            f"{bin_path(prefix)}: token {token} in sample {sample}, number {number} of the file; the dictionary has 0 "
+            f"to {self.vocab_size - 1}; the file is damaged or of another dictionary: run roberta-preprocess --verify "
+            f"{prefix.parent}, or binarise the text again"
         )
 
 

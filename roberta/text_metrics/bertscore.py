@@ -3,7 +3,8 @@
 Each token takes the token of the other text whose feature has the greatest cosine with its own. Precision is the mean
 of these over the hypothesis, recall over the reference. The conventions are those of the published tool (bert-score
 0.3): the layer, a space before the text, `<s>` and `</s>` that can be taken but do not count, the best of several
-references for each of the three figures by itself. Its rescaling with baselines is not here.
+references for each of the three figures by itself. So is rescaling: what texts that have nothing to do with each other
+score, by a file of baselines, becomes 0, and 1 stays 1.
 
 Shapes: S tokens of a text, C embed_dim.
 """
@@ -13,12 +14,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from roberta.errors import ConfigError
+from roberta.data.text import read_lines
+from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, inference
 from roberta.models.roberta import RobertaModel
 from roberta.progress import progress_bar
@@ -28,12 +32,13 @@ from roberta.text_metrics.parallel import Texts
 _LINES = 256  # whose features are in memory at once
 _BEST_LAYERS = {12: 10, 24: 17}  # by the number of them: of base and large, as the tool has tuned them on WMT16
 _LARGE_MNLI, _BEST_OF_LARGE_MNLI = 24, 19
+_COLUMNS = "LAYER,P,R,F"  # of a file of baselines
 _BEST_PART = 5 / 6  # of other models: about where it is of base, and of the small models in the tool's table
 
 
 @dataclass(frozen=True)
 class Match:
-    """How well a line matches its reference; 0 for a blank line."""
+    """How well a line matches its reference; 0 for a blank line, before rescaling."""
 
     precision: float
     recall: float
@@ -68,21 +73,57 @@ def bert_score(engine: Engine, texts: Texts, config: BertScoreConfig) -> BertSco
     """Return how well each line matches its references.
 
     Raises:
-        ConfigError: the model has no such layer.
+        ConfigError: the model has no such layer, or the baselines have none.
+        DataError: the file of baselines is missing or damaged.
     """
     layer = layer_of(engine.model, config.layer)
+    baseline = Match(0.0, 0.0, 0.0) if config.rescale_with is None else read_baseline(config.rescale_with, layer)
     references = list(chain.from_iterable(texts.references))
     idf = _idf(engine, references) if config.idf else None
     matches: list[Match] = []
     distinct = {*texts.hypotheses, *references}
     limit = engine.model.config.max_positions
     num_truncated = sum(len(_sequence(engine, text, limit + 1)) > limit for text in distinct)
-    with inference(engine.model), progress_bar(desc="BERTScore", unit=" lines", total=len(texts.hypotheses)) as bar:
+    with inference(engine.model), _bar(len(texts.hypotheses)) as bar:
         for start in range(0, len(texts.hypotheses), _LINES):
             lines = slice(start, start + _LINES)
             matches += _match_all(engine, texts.hypotheses[lines], texts.references[lines], layer, idf)
             bar.update(len(texts.hypotheses[lines]))
-    return BertScore(tuple(matches), layer, num_truncated)
+    return BertScore(tuple(_rescaled(match, baseline) for match in matches), layer, num_truncated)
+
+
+def read_baseline(path: Path, layer: int) -> Match:
+    """Return the baselines of a layer: what texts that have nothing to do with each other score.
+
+    Raises:
+        ConfigError: the file has no such layer.
+        DataError: it is missing, or a line of it is not four numbers, the last three below 1.
+    """
+    found: dict[int, Match] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if number == 1 and line.strip() == _COLUMNS:
+            continue
+        try:
+            of_layer, *figures = line.split(",")
+            match = Match(*map(float, figures))
+            is_baseline = all(figure < 1.0 for figure in _figures(match))
+            found[int(of_layer)] = match
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}:{number}: {line[:80]!r}; expected {_COLUMNS}, four numbers") from error
+        if not is_baseline:
+            raise DataError(f"{path}:{number}: {line[:80]!r}; the baselines must be below 1")
+    if layer not in found:
+        raise ConfigError(f"{path}: no baselines of layer {layer}; it has {', '.join(map(str, found)) or 'none'}")
+    return found[layer]
+
+
+def _rescaled(match: Match, baseline: Match) -> Match:
+    pairs = zip(_figures(match), _figures(baseline), strict=True)
+    return Match(*((figure - base) / (1.0 - base) for figure, base in pairs))
+
+
+def _bar(total: int) -> Any:
+    return progress_bar(desc="BERTScore", unit="lines", total=total, lines=True)
 
 
 def layer_of(model: RobertaModel, layer: int | None) -> int:

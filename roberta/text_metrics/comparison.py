@@ -77,15 +77,17 @@ class Scoring:
         }
 
     def _bert_score(self, texts: Texts) -> Score:
-        """Return the F1 of BERTScore, from 0 to 1, with precision and recall."""
+        """Return the F1 of BERTScore, at most 1, with precision and recall."""
         from roberta.text_metrics.bertscore import bert_score
 
         assert self.model is not None
         found = bert_score(self.model.engine, texts, self.bert)
         mean = found.mean
+        file = self.bert.rescale_with
+        rescaled = "" if file is None else f"rescaled:{file.name}|"
         signature = (
             f"nrefs:{texts.num_references}|model:{self.model.name}|layer:{found.layer}|"
-            f"idf:{'yes' if self.bert.idf else 'no'}|version:roberta {metadata.version('roberta')}"
+            f"idf:{'yes' if self.bert.idf else 'no'}|{rescaled}version:roberta {metadata.version('roberta')}"
         )
         details = {"precision": mean.precision, "recall": mean.recall, "truncated": found.num_truncated}
         return Score(mean.f1, signature, details, tuple(match.f1 for match in found.matches))

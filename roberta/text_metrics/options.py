@@ -1,6 +1,7 @@
 """Options of what needs a model, apart from it: a command shows and checks them without importing torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from roberta.config import option
@@ -17,6 +18,11 @@ class BertScoreConfig:
         "model has the head mnli, five sixths of any other number",
     )
     idf: bool = option(False, help="weigh tokens by how few of the references have them")
+    rescale_with: Path | None = option(
+        None,
+        help="file of baselines, LAYER,P,R,F a line as those of the bert-score package: its layer's become 0, and 1 "
+        "stays; the signature says so",
+    )
 
 
 @dataclass(frozen=True)

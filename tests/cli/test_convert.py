@@ -141,7 +141,7 @@ def test_the_module_runs_as_a_command():
         [sys.executable, "-m", "roberta_cli.convert"], capture_output=True, text=True, check=False
     )
     assert finished.returncode == 2
-    assert "required: source, target" in finished.stderr
+    assert "required: SOURCE, TARGET" in finished.stderr
 
 
 @pytest.mark.parametrize("change", [float("nan"), 0.5])

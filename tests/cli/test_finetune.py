@@ -256,7 +256,10 @@ def test_every_data_set_has_a_recipe_that_can_be_read(folder, model):
         (["--debug", "table", "DATA", "--save-dir", "RUN"], "name a data set and where it is, before all options"),
         (["ret", "DATA"], "unknown data set 'ret'; .*did you mean rte"),
         (["table", "DATA", "--sede", "1"], "unknown argument '--sede'; did you mean --seeds"),
-        (["table", "GONE", "--save-dir", "RUN", "--init", "MODEL"], "GONE: no file of the train split"),
+        (
+            ["table", "GONE", "--save-dir", "RUN", "--init", "MODEL"],
+            "GONE: no such file or folder; give the path of the data",
+        ),
         (["table", "DATA/gone.tsv", "--save-dir", "RUN", "--init", "MODEL"], "gone.tsv"),
         (["rte", "DATA", "--save-dir", "RUN", "--init", "MODEL"], "train.tsv:1: no column 'sentence1'"),
         (
@@ -269,7 +272,7 @@ def test_every_data_set_has_a_recipe_that_can_be_read(folder, model):
         ),
         (
             ["table", "DATA", "--save-dir", "RUN", "--init", "MODEL", "--class-weights", "1"],
-            "has 1 numbers for 2 classes",
+            "has 1 numbers for 2 classes; give one each, in the order of the labels: no, yes",
         ),
         (
             ["table", "DATA", "--save-dir", "RUN", "--init", "MODEL", "--labels", "yes", "maybe"],
@@ -295,7 +298,7 @@ def test_bad_input_is_refused_by_name(folder, model, capsys, changes, message):
 
 def test_a_model_that_is_not_there_is_refused(folder, capsys):
     message = refusal(arguments(folder, folder / "gone"), capsys, code=3)
-    assert "gone: neither a file or folder nor a released model" in message
+    assert "gone: neither a file or folder nor a model of that name" in message
 
 
 def test_a_damaged_test_split_is_found_before_training(folder, model, capsys):

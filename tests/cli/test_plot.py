@@ -17,7 +17,7 @@ def test_curves_are_drawn_and_last_values_printed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: run"),
+        ([], "required: RUN"),
         (["nowhere"], "can't be read"),
         (["nowhere", "--output", "curves.gif"], "must end in .svg, .png, .pdf"),
         (["nowhere", "--x", "updates"], "invalid choice: 'updates'"),

@@ -170,6 +170,21 @@ def test_options_that_do_not_fit_the_labels_are_refused(tiny_model, options, tar
 
 
 @pytest.mark.parametrize(
+    ("options", "head", "message"),
+    [
+        ({"class_weights": (1.0,)}, ClassificationHeadConfig(num_classes=2, labels=("no", "yes")), "labels: no, yes"),
+        ({"class_weights": (1.0, 2.0)}, RegressionHeadConfig(), "--class-weights are for classes"),
+        ({"r3f_lambda": 1.0}, RegressionHeadConfig(), "--r3f-lambda compares distributions over classes"),
+    ],
+)
+def test_options_can_be_held_against_a_head_before_training(options, head, message):
+    with pytest.raises(ConfigError, match=message):
+        SentencePredictionLossConfig(**options).check_fits(head)
+    SentencePredictionLossConfig().check_fits(head)
+    SentencePredictionLossConfig(class_weights=(1.0, 0.0)).check_fits(ClassificationHeadConfig(num_classes=2))
+
+
+@pytest.mark.parametrize(
     "options", [{"r3f_lambda": -1.0}, {"r3f_eps": math.inf}, {"class_weights": (1.0, -1.0)}, {"r3f_lambda": math.nan}]
 )
 def test_impossible_options_are_refused_by_name(options):

@@ -90,3 +90,17 @@ def test_a_process_that_is_too_late_takes_what_is_there(text, monkeypatch):
 
     monkeypatch.setattr(os, "rename", lose)
     assert [made(text)] == raced
+
+
+def test_what_a_killed_process_left_is_swept_and_what_is_being_made_is_not(text, cache):
+    folder = made(text)
+    stale, live = (folder.with_name(f"other-{16 * digit}.{32 * digit}.part") for digit in "01")
+    for part in (stale, live, folder.with_name("mine.part")):
+        part.mkdir()
+        (part / "train.bin.part").write_bytes(b"half")
+        os.utime(part / "train.bin.part", (0, 0))
+        os.utime(part, (0, 0))
+    os.utime(live / "train.bin.part")  # it is being written to
+    text.write_text(DOCUMENTS + "\nmore\n", encoding="utf-8")
+    names = {path.name for path in made(text).parent.iterdir()}
+    assert names == {folder.name, made(text).name, live.name, "mine.part"}

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,43 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios(measuring):
     assert ours.times_faster_than(theirs) == 2.0
     assert theirs.median == 3.0
     assert measuring.Timing((1.0, 2.0, 3.0, 4.0, 5.0)).spread == pytest.approx(1 / 3)
+
+
+def test_processor_time_leaves_out_what_others_compute(measuring):
+    timings = measuring.interleaved({"a": lambda: time.sleep(0.05)}, repeats=1, processor_time=True)
+    assert timings["a"].median < 0.04
+    assert measuring.interleaved({"a": lambda: time.sleep(0.05)}, repeats=1)["a"].median >= 0.05
+
+
+def rows_of(engine, **fields):
+    return {"engine": engine, "x baseline": 1.5, "command": "training.py --json --repeats 1", **fields}
+
+
+def test_plots_are_the_same_for_the_same_rows(tmp_path):
+    rows = [
+        rows_of("roberta", dropout=0.1),
+        rows_of("Hugging Face", dropout=0.1),
+        rows_of("roberta", command="inference.py --mix mnli", order="given"),
+        {"encoder": "roberta encode", "MB/s": 5.0, "command": "bpe.py"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    drawn = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, FOLDER / "plots.py", tmp_path / "rows.jsonl", "--folder", tmp_path / name]
+        subprocess.run(command, check=True, capture_output=True)
+        drawn.append({path.name: path.read_text(encoding="utf-8") for path in (tmp_path / name).iterdir()})
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {"inference.svg", "training.svg"}
+    assert "training.py --repeats 1; dropout 0.1" in drawn[0]["training.svg"]
+
+
+def test_plots_name_the_line_that_is_no_row(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"x baseline": 1.0, "command": "a"}\nTraceback\n', encoding="utf-8")
+    command = [sys.executable, FOLDER / "plots.py", tmp_path / "rows.jsonl"]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert finished.returncode == 1
+    assert "rows.jsonl:2: not a row of a benchmark" in finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -103,11 +141,11 @@ def test_the_gpu_script_gives_options_that_the_scripts_have():
     ("name", "options"),
     [
         ("inference", ["--preset", "roberta.tiny", "--sequences", "4", "--repeats", "1"]),
-        ("training", ["--preset", "roberta.tiny", "--sequences", "2", "--repeats", "1"]),
+        ("training", ["--preset", "roberta.tiny", "--sequences", "2", "--repeats", "1", "--processor-time"]),
         ("training", ["--preset", "roberta.tiny", "--sequences", "4", "--repeats", "1", "--case", "finetuning"]),
         ("bpe", ["--megabytes", "0.1", "--repeats", "1"]),
         ("startup", ["--presets", "roberta.tiny", "--repeats", "1"]),
-        ("speedrun", ["--seeds", "1", "--updates", "2", "--batch-size", "2"]),
+        ("speedrun", ["--seeds", "1", "--updates", "2", "--batch-size", "2", "--open"]),
     ],
 )
 def test_a_benchmark_runs(name, options):

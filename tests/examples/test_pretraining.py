@@ -1,4 +1,4 @@
-"""The recipes of the paper, and the Slurm script with a Slurm of three small scripts."""
+"""The recipes of the examples, those of the paper, and the Slurm script with a Slurm of three small scripts."""
 
 import os
 import re
@@ -12,7 +12,7 @@ import pytest
 from roberta_cli.train import parse
 
 FOLDER = Path(__file__).parents[2] / "examples/pretraining"
-RECIPES = sorted(FOLDER.glob("*.args"))
+RECIPES = sorted(FOLDER.parent.glob("*/*.args"))
 LAYOUT = re.compile(r"^# +(\d+) GPUs?: +--batch-size (\d+) --update-freq (\d+)(.*)$", re.MULTILINE)
 
 

@@ -2,8 +2,9 @@
 
     python -m tests.reliability.killing --kills 200 --seed 1
 
-Prints a line of JSON; the exit code is 0 if every run ended bit for bit as it should and no folder was unusable. The
-parent imports everything once and forks the runs, so that a life is training and saving, not importing.
+Prints a line of JSON, and one on stderr after each run; the exit code is 0 if every run ended bit for bit as it should
+and no folder was unusable. The parent imports everything once and forks the runs, so that a life is training and
+saving, not importing.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -114,6 +116,7 @@ def main() -> int:
                 summary["identical"] += same and losses(run) == expected_losses
                 summary["leftovers"] += any(path for pattern in LEFTOVERS for path in run.glob(pattern))
             summary["runs"] += 1
+            print(json.dumps(summary), file=sys.stderr, flush=True)
     summary["seconds"] = round(time.monotonic() - begun)
     print(json.dumps({"signal": options.signal, "seed": options.seed, **summary}), flush=True)
     good = summary["identical"] == summary["runs"] and not (summary["unusable"] or summary["leftovers"])

@@ -27,7 +27,7 @@ import torch
 
 from roberta import manifest
 from roberta.bpe import GPT2BPE
-from roberta.checkpoint import fairseq_format, fairseq_writer, hf_format, native
+from roberta.checkpoint import fairseq_format, fairseq_writer, hf_format, hf_tokenizer, native
 from roberta.data.dictionary import Dictionary
 from roberta.data.indexed import IndexedDataset
 from roberta.data.readers.glue import read_glue
@@ -36,6 +36,7 @@ from roberta.data.readers.table import TableFormat, read_table
 from roberta.data.verification import verify
 from roberta.download import unpack
 from roberta.errors import CheckpointError, DataError, DownloadError, RobertaError, VocabError
+from roberta.plotting import read_log
 from tests.reliability.building import make_data, make_model, make_tokenizer, save_checkpoint
 
 SECONDS = 10
@@ -142,6 +143,11 @@ def read_foreign(read: Callable[[Path], Any], path: Path) -> Any:
     return found.config, found.heads, numbers(found.state_dict)
 
 
+def read_tokenizer(folder: Path) -> Any:
+    tokenizer = hf_tokenizer.read(folder)
+    return tokenizer.dictionary.symbols, tokenizer.encode("the cat sat, 42 é")
+
+
 def resum(folder: Path) -> None:
     """Make the manifest fit the damaged files, as someone who means harm does."""
     (folder / manifest.MANIFEST).unlink(missing_ok=True)
@@ -179,6 +185,13 @@ def checkpoints(folder: Path) -> Iterable[Reader]:
         (hf / "config.json", hf / "model.safetensors"),
         lambda: read_foreign(hf_format.read, hf),
         errors,
+        is_summed=False,
+    )
+    yield Reader(
+        "Hugging Face tokenizer",
+        (hf / "tokenizer.json", hf / "tokenizer_config.json"),
+        lambda: read_tokenizer(hf),
+        (VocabError,),
         is_summed=False,
     )
 
@@ -238,6 +251,9 @@ def tables(folder: Path) -> Iterable[Reader]:
     asked = [{"id": str(i), "question": "who?", "answers": answers, "is_impossible": False} for i in range(9)]
     paragraphs = [{"context": "the cat sat", "qas": asked}]
     squad.write_text(json.dumps({"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}))
+    log = folder / "log.jsonl"
+    log.write_text("".join(json.dumps({"train": {"num_updates": i, "loss": 1.5}}) + "\n" for i in range(40)))
+    yield Reader("log.jsonl", (log,), lambda: repr(read_log(log)), (DataError,), is_summed=False)
     yield Reader("SQuAD", (squad,), lambda: read_squad(squad), (DataError,), is_summed=False)
 
 

@@ -24,6 +24,7 @@ from roberta.data.text import read_lines
 from roberta.data.verification import verify
 from roberta.errors import DataError, RobertaError, StorageError, VocabError
 from roberta.manifest import MANIFEST
+from roberta.tasks.masked_lm import MaskedLMTask, MaskedLMTaskConfig
 from roberta_cli.preprocess import main
 from tests.reliability.building import make_data, make_recipe, make_text, make_tokenizer
 
@@ -167,6 +168,23 @@ def test_11_a_corpus_without_sums_is_checked_as_far_as_can_be(data):
     tokens.tofile(data / "train.bin")
     with pytest.raises(DataError, match=r"train\.bin: tokens from \d+ to 5000 .* the dictionary beside it has 267"):
         verify(data)
+
+
+@pytest.mark.parametrize("token", [267, 65_535])
+def test_11_a_token_that_the_dictionary_does_not_have_is_named_before_it_is_computed_with(data, token):
+    """A flipped bit that only --verify would find on opening."""
+    tokens = np.fromfile(data / "train.bin", dtype="<u2")
+    tokens[100] = token
+    tokens.tofile(data / "train.bin")
+    samples = MaskedLMTask(MaskedLMTaskConfig(data=data, tokens_per_sample=32)).samples("train")
+    everything = np.arange(len(samples))
+    (hurt,) = np.flatnonzero((samples.blocks[:, 0] <= 100) & (samples.blocks[:, 1] > 100))
+    samples.batch(everything[everything != hurt], seed=1, epoch=1)
+    message = (
+        rf"train\.bin: token {token} in sample {hurt}, number 100 of the file; the dictionary has 0 to 266; .*--verify"
+    )
+    with pytest.raises(DataError, match=message):
+        samples.batch(everything[::-1], seed=1, epoch=1)
 
 
 def test_11_sums_of_splits_that_stay_are_not_made_anew(data, tmp_path, vocab):

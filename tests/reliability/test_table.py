@@ -18,3 +18,11 @@ def test_every_fault_has_a_test_that_is_there(number, tests):
     for name in tests.split(", "):
         file, _, function = name.partition("::")
         assert f"\ndef {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+
+
+def test_every_command_of_the_figures_is_there():
+    figures = (ROOT / "SECURITY.md").read_text(encoding="utf-8").partition("## Figures")[2]
+    commands = re.findall(r"^\| `(\w+)(\.py)?[ `,]", figures, re.M)
+    assert {name for name, _ in commands} >= {"killing", "crashing", "mutating", "losing", "fuzz_readers"}
+    for name, _ in commands:
+        assert list((ROOT / "tests").rglob(f"{name}.py")), name

@@ -3,12 +3,12 @@
 Numbers are those of SECURITY.md's table.
 """
 
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -17,23 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from roberta import logs
 from roberta.checkpoint import native
 from roberta.checkpoint.background import BackgroundWriter, snapshot
 from roberta.errors import StorageError, TrainingError
 from roberta.failures import explained
-from tests.reliability.building import make_data
-
-ROOT = Path(__file__).parents[2]
-OPTIONS = """--preset roberta.tiny --encoder-layers 1 --embed-dim 8 --ffn-embed-dim 8 --attention-heads 2
-  --max-positions 32 --tokens-per-sample 32 --batch-size 4 --lr 1e-2 --warmup-updates 2 --total-num-update 5000
-  --device cpu --log-interval 1 --validate-interval-updates 100000 --save-interval-updates 5""".split()
-
-
-def start(data: Path, run: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    """Start a run in processes of its own session."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, "-m", "roberta_cli.train", str(data), "--save-dir", str(run), *OPTIONS]
-    return subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
+from roberta.trainer import Trainer
+from tests.reliability.building import make_data, make_recipe
+from tests.reliability.losing import start, wait_for_updates
+from tests.reliability.test_checkpoints import summary
 
 
 def two_ranks(data: Path, run: Path, *options: str) -> list[subprocess.Popen]:
@@ -50,15 +42,6 @@ def two_ranks(data: Path, run: Path, *options: str) -> list[subprocess.Popen]:
             for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
                 del os.environ[name]
     return processes
-
-
-def wait_for_updates(run: Path, count: int, process: subprocess.Popen) -> None:
-    for _ in range(1200):
-        if (run / "log.jsonl").exists() and len((run / "log.jsonl").read_text().splitlines()) >= count:
-            return
-        assert process.poll() is None, "the run ended by itself"
-        time.sleep(0.05)
-    pytest.fail("no progress")
 
 
 @pytest.mark.slow
@@ -82,29 +65,34 @@ def test_16_17_a_lost_or_hanging_process_ends_the_others_with_a_message(number, 
             process.communicate()
 
 
-def descendants(parent: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=False)
-    children = [int(text) for text in found.stdout.split()]
-    return children + [child for other in children for child in descendants(other)]
-
-
 @pytest.mark.slow
-def test_16_twenty_launches_that_lose_a_process_recover(tmp_path):
-    data = make_data(tmp_path / "data")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3")
-    recovered, weights = 0, []
-    for number in range(21):  # the first is left alone
-        run = tmp_path / f"run{number}"
-        process = start(data, run, "--max-update", "12", "--resume", launcher=launcher)
-        if number:
-            wait_for_updates(run, 1 + number % 8, process)
-            os.kill(descendants(process.pid)[number % 2], signal.SIGKILL)
-        _, message = process.communicate(timeout=240)
-        assert process.returncode == 0, message[-3000:]
-        weights.append(native.load(native.newest(run)).model.state_dict())
-        recovered += all(torch.equal(weights[0][name], tensor) for name, tensor in weights[-1].items())
-    print(json.dumps({"lost processes": 20, "recovered bit for bit": recovered - 1}))
-    assert recovered == 21
+def test_16_twenty_launches_that_lose_a_process_recover():
+    found = summary("losing", timeout=3600.0)
+    assert found["identical"] == found["recovered"] == found["launches"] >= 20
+
+
+@pytest.mark.parametrize("has_room_at_the_end", [True, False])
+def test_07_training_survives_a_log_that_can_not_be_written(has_room_at_the_end, tmp_path, monkeypatch, caplog):
+    write, failures, is_full = logs._write_all, 0, True
+
+    def write_or_fail(descriptor: int, content: bytes) -> None:
+        nonlocal failures, is_full
+        is_full &= not has_room_at_the_end or content.count(b'"train"') < 9
+        if is_full:
+            failures += 1
+            os.write(descriptor, content[:20])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(descriptor, content)
+
+    monkeypatch.setattr(logs, "_write_all", write_or_fail)
+    Trainer(make_recipe(make_data(tmp_path / "data"), tmp_path / "run", 9)).train()
+    monkeypatch.undo()
+    native.verify(tmp_path / "run" / native.step_name(9))
+    assert failures >= 8
+    assert caplog.text.count("No space left on device; training goes on") == 1
+    lines = [json.loads(line) for line in (tmp_path / "run" / logs.LOG).read_text().splitlines()]
+    expected = [1, 2, 3, 4, 5, 6, 7, 8, 9] if has_room_at_the_end else []
+    assert [record["train"]["num_updates"] for record in lines if "train" in record] == expected
 
 
 def fail(error: Exception, *, rank: int = 0, world_size: int = 1, sample_ids: Sequence[int] = ()) -> None:

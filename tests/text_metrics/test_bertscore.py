@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from roberta.errors import ConfigError
+from roberta.errors import ConfigError, DataError
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.text_metrics import bertscore
@@ -119,3 +119,37 @@ def test_the_layer_is_that_of_the_published_tool(layers, mnli, best):
 def test_a_layer_that_the_model_lacks_is_refused(engine, layer):
     with pytest.raises(ConfigError, match=rf"layer {layer}: the model has 3; give 0, the embeddings, to 3"):
         bert_score(engine, parallel(["a"], [["b"]]), BertScoreConfig(layer=layer))
+
+
+BASELINES = "LAYER,P,R,F\n0,0.5,0.25,-1\n3,0.2,0.4,0.5\n"  # as the published tool ships them
+
+
+def test_rescaling_makes_the_baselines_of_the_layer_zero(engine, tmp_path):
+    (tmp_path / "tiny.tsv").write_text(BASELINES)
+    texts = parallel(HYPOTHESES, REFERENCES)
+    raw = bert_score(engine, texts, BertScoreConfig(layer=3)).matches
+    rescaled = bert_score(engine, texts, BertScoreConfig(layer=3, rescale_with=tmp_path / "tiny.tsv"))
+    for before, after in zip(raw, rescaled.matches, strict=True):
+        assert after.precision == pytest.approx((before.precision - 0.2) / 0.8)
+        assert after.recall == pytest.approx((before.recall - 0.4) / 0.6)
+        assert after.f1 == pytest.approx((before.f1 - 0.5) / 0.5)
+    assert rescaled.mean.f1 == pytest.approx((sum(match.f1 for match in raw) / 5 - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (BASELINES, ConfigError, r"tiny.tsv: no baselines of layer 2; it has 0, 3"),
+        ("LAYER,P,R,F\n", ConfigError, r"tiny.tsv: no baselines of layer 2; it has none"),
+        ("LAYER,P,R,F\n2,0.1,0.2\n", DataError, r"tiny.tsv:2: '2,0.1,0.2'; expected LAYER,P,R,F, four numbers"),
+        ("2,0.1,x,0.2\n", DataError, r"tiny.tsv:1: "),
+        ("2,0.1,1.0,0.2\n", DataError, r"tiny.tsv:1: .* must be below 1"),
+        ("2,0.1,nan,0.2\n", DataError, r"tiny.tsv:1: .* must be below 1"),
+        (None, DataError, r"tiny.tsv: No such file"),
+    ],
+)
+def test_a_file_of_baselines_that_does_not_fit_is_refused(engine, tmp_path, content, error, message):
+    if content is not None:
+        (tmp_path / "tiny.tsv").write_text(content)
+    with pytest.raises(error, match=message):
+        bert_score(engine, parallel(["a"], [["b"]]), BertScoreConfig(layer=2, rescale_with=tmp_path / "tiny.tsv"))

@@ -1,0 +1,212 @@
+"""What all commands share: help, versions, completion, how results are shown, and what is said of wrong options."""
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from roberta.errors import ConfigError
+from roberta_cli import completion, entry
+from roberta_cli.entry import Parser, run
+from roberta_cli.results import show, table
+
+COMMANDS = {
+    "roberta-preprocess": "preprocess",
+    "roberta-train": "train",
+    "roberta-finetune": "finetune",
+    "roberta-eval": "evaluate",
+    "roberta-score": "score",
+    "roberta-plot": "plot",
+    "roberta-inspect": "inspect",
+    "roberta-convert": "convert",
+    "roberta-quickstart": "quickstart",
+}
+RESULT = {"lines": 3, "loss": 2.0 / 3}
+
+
+def main_of(command: str):
+    return importlib.import_module(f"roberta_cli.{COMMANDS[command]}").main
+
+
+def printed_by(command: str, *arguments: str, capsys) -> str:
+    """Return what a command prints that leaves with 0, as those do that tell about themselves."""
+    with pytest.raises(SystemExit) as stop:
+        main_of(command)(list(arguments))
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def parser() -> Parser:
+    made = Parser("roberta-try", "FILE", description="", example="")
+    made.add_argument("file", type=Path, metavar="FILE")
+    made.add_argument("--kind", choices=["small", "large"])
+    made.add_argument("--model")
+    return made
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_grouped_and_ends_with_an_example(command, capsys):
+    shown = printed_by(command, "--help", capsys=capsys)
+    usage = shown.splitlines()[0]
+    assert usage.startswith(f"usage: {command} ")
+    assert usage.endswith("[options]")
+    general, example = shown.index("\ngeneral:\n"), shown.index("\nexample:\n")
+    assert command in shown[example:]
+    assert general < example
+    assert "  --" in shown[:general]
+    assert ("(default: " in shown[:general]) == (command != "roberta-convert")  # whose options have none
+    assert "(default: )" not in shown
+    for option in ("--quiet", "--json", "--debug", "--version", "--print-completion"):
+        assert option in shown[general:]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_versions_are_told(command, capsys):
+    assert main_of(command)(["--version"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("roberta ")
+    assert f"torch {importlib.import_module('torch').__version__}" in shown
+
+
+def test_the_version_of_a_command_needs_no_torch():
+    code = "import sys; from roberta_cli.train import main; main(['--version']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["roberta-train", "roberta-finetune", "roberta-score"])
+def test_shells_get_all_options(command, capsys):
+    pytest.importorskip("shtab")
+    shown = printed_by(command, "--print-completion", "bash", capsys=capsys)
+    assert "--max-tokens" in shown
+    if shutil.which("bash"):
+        subprocess.run(["bash", "-n"], input=shown, text=True, check=True)
+
+
+def test_paths_are_completed_where_an_option_takes_one():
+    shtab = pytest.importorskip("shtab")
+    made = parser()
+    assert "_shtab_roberta_try_pos_0_COMPGEN" in completion.script(made, "bash")
+    found = {action.dest: getattr(action, "complete", None) for action in made._actions}
+    assert found["file"] == found["model"] == shtab.FILE
+    assert found["kind"] is None
+
+
+def test_without_shtab_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(ConfigError, match=r"pip install 'roberta\[completion\]'"):
+        completion.script(parser(), "bash")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: FILE; give them before the options; see roberta-try --help"),
+        (["a", "--kind", "lrage"], "invalid choice: 'lrage'; allowed: large, small; did you mean large?"),
+        (["a", "--kidn=x"], "unknown argument '--kidn=x'; did you mean --kind? see roberta-try --help"),
+        (["a", "--zzz"], "unknown argument '--zzz'; see roberta-try --help"),
+        (["@gone.args"], "@gone.args: no such file; what begins with @ is the path of a recipe"),
+    ],
+)
+def test_wrong_arguments_are_named_with_what_to_do(arguments, message):
+    with pytest.raises(ConfigError) as refused:
+        parser().parse_args(arguments)
+    assert message in str(refused.value)
+
+
+def test_off_a_terminal_a_result_is_one_line_of_json(capsys):
+    assert run(lambda argv: RESULT, []) == 0
+    assert capsys.readouterr().out == json.dumps(RESULT) + "\n"
+
+
+def test_on_a_terminal_a_result_is_a_table_unless_json_is_asked_for(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run(lambda argv: RESULT, []) == 0
+    assert capsys.readouterr().out == "lines  3\nloss   0.666667\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run(lambda argv: RESULT, ["--json"]) == 0
+    assert capsys.readouterr().out == json.dumps(RESULT) + "\n"
+
+
+def test_the_options_of_showing_may_stand_in_a_recipe(tmp_path, capsys, monkeypatch):
+    (tmp_path / "recipe.args").write_text("--json  # for a program\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run(lambda argv: RESULT, [f"@{tmp_path}/recipe.args"]) == 0
+    assert json.loads(capsys.readouterr().out) == RESULT
+
+
+def test_a_result_with_words_of_its_own_is_told_in_them(capsys, monkeypatch):
+    class Told:
+        def to_json(self) -> str:
+            return "{}"
+
+        def __str__(self) -> str:
+            return "in words"
+
+    show(Told(), as_json=False)
+    assert capsys.readouterr().out == "{}\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    show(Told(), as_json=False)
+    assert capsys.readouterr().out == "in words\n"
+
+
+def test_a_table_takes_whatever_a_result_holds():
+    result = {
+        "none": None,
+        "empty": {},
+        "list": [1, 2.5],
+        "matrix": [[1, 2], [3, 4]],
+        "rows": [{"a": "x", "b": {"c": 1}}],
+    }
+    assert table(result).splitlines() == [
+        "none   -",
+        "empty  ()",
+        "list   1  2.5",
+        "matrix",
+        "  1  2",
+        "  3  4",
+        "rows",
+        "  a x  b (c 1)",
+    ]
+
+
+def test_quiet_leaves_the_result_and_errors():
+    code = (
+        "import logging, sys, warnings\n"
+        "from roberta.progress import progress_bar\n"
+        "from roberta_cli.entry import run\n"
+        "def command(argv):\n"
+        "    logger = logging.getLogger('roberta.part')\n"
+        "    logger.info('told'), logger.warning('warned'), logger.error('failed'), warnings.warn('bad')\n"
+        "    return {'a': 1}\n"
+        "sys.exit(run(command, sys.argv[1:]))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    quiet = subprocess.run([sys.executable, "-c", code, "--quiet"], capture_output=True, text=True, check=True)
+    assert told.stdout == quiet.stdout == '{"a": 1}\n'
+    assert told.stderr.splitlines()[:3] == ["told", "warned", "failed"]
+    assert "UserWarning: bad" in told.stderr
+    assert quiet.stderr == "failed\n"
+
+
+def test_the_levels_of_logging_are_as_before_afterwards():
+    before = logging.getLogger().level, logging.getLogger("roberta").level
+    for arguments in (["--quiet"], []):
+        run(lambda argv: None, arguments)
+        assert (logging.getLogger().level, logging.getLogger("roberta").level) == before
+    with pytest.warns(UserWarning, match="still shown"):
+        warnings.warn("still shown", stacklevel=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="pipes as on Unix")
+def test_a_reader_that_leaves_is_no_error():
+    code = "import sys; from roberta_cli.entry import run\nsys.exit(run(lambda argv: {'text': 'x' * 10**6}, []))"
+    command = f'{sys.executable} -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("{", "", entry.BROKEN_PIPE)

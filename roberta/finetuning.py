@@ -62,7 +62,7 @@ DATASETS: dict[str, DataSet] = {
         name: DataSet("sentence_ranking", "sentence_ranking", options)
         for name, options in {**QUESTION_SETS, "choices": {}}.items()
     },
-    "squad": DataSet("span", "span"),
+    "squad": DataSet("span", "span", {"version": "1.1"}),
     "squad2": DataSet("span", "span", {"version": "2.0"}),
     **{name: DataSet("wsc", "wsc", options) for name, options in PRONOUN_SETS.items() if name not in TEST_ONLY},
 }

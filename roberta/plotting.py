@@ -307,7 +307,7 @@ def _add_legend(axes: Any, runs: Sequence[RunLog], y: str) -> None:
 
 def _finish(axes: Any, *, x_label: str, y_label: str, log_x: bool, log_y: bool) -> None:
     """Give axes their labels and scales, a pale grid, and no frame on top and right."""
-    from matplotlib.ticker import EngFormatter, LogFormatter
+    from matplotlib.ticker import EngFormatter, LogFormatter, MaxNLocator
 
     if log_x:
         axes.set_xscale("log")
@@ -316,6 +316,8 @@ def _finish(axes: Any, *, x_label: str, y_label: str, log_x: bool, log_y: bool) 
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     if x_label != _X_LABELS["hours"]:
+        if not log_x:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if y_label == _PANELS["tokens_per_s"]:
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))

@@ -82,10 +82,9 @@ def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify:
     if path.is_dir():
         return _load_folder(path, checkpoint_file, verify=verify)
     raise CheckpointError(
-        f"{name_or_path}: neither a file or folder nor a model of that name; "
-        f"{choices(name_or_path, [*SHIPPED, *RELEASES])}, "
-        "hf:owner/name, or the path of a run, a checkpoint folder, a Hugging Face or fairseq folder, "
-        "or a .tar.gz of the latter"
+        f"{name_or_path}: neither a file or folder nor a model of that name; give the path of a run, a checkpoint "
+        "folder, a Hugging Face or fairseq folder or a .tar.gz of the latter, hf:owner/name, or a name; "
+        f"{choices(name_or_path, [*SHIPPED, *RELEASES])}"
     )
 
 

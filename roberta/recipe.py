@@ -143,4 +143,7 @@ class Recipe:
                 if old != value and not is_free:
                     differences.append(f"{part} {flag(name)} was {old}, is {value}")
         if differences:
-            raise ConfigError(f"can't resume {source} with other options: {'; '.join(differences)}")
+            raise ConfigError(
+                f"can't resume {source} with other options: {'; '.join(differences)}; give the old ones, or choose "
+                "another --save-dir"
+            )

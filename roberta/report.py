@@ -102,7 +102,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often a class was predicted where another was right: a row for each right one, a column for each predicted."""
+    """How often a class was predicted where another was right: a row per right one, a column per predicted one."""
 
     names: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]

@@ -6,6 +6,7 @@ the batches of an update compute what one process would with that many times the
 """
 
 import dataclasses
+import json
 import logging
 import math
 import sys
@@ -24,7 +25,6 @@ from torch import Tensor
 from roberta import pretrained
 from roberta.checkpoint import native
 from roberta.checkpoint.background import BackgroundWriter, snapshot
-from roberta.checkpoint.folders import write_json
 from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import forget_gathered, join_world, parallelise, synchronise_gradients, whole
@@ -37,6 +37,7 @@ from roberta.errors import (
     TrainingError,
 )
 from roberta.failures import explained
+from roberta.files import write_text
 from roberta.interruption import Interruption
 from roberta.layout import Batch
 from roberta.locking import locked
@@ -160,7 +161,11 @@ class Trainer:
             enabled=self.world.is_main,
         )
         tensorboard = config.tensorboard_logdir if self.world.is_main else None
-        with bar, Logs(config.save_dir / LOG, tensorboard) as logs, Interruption() as interruption:
+        with (
+            bar,
+            Logs(config.save_dir / LOG, tensorboard, self.position.num_updates) as logs,
+            Interruption() as interruption,
+        ):
             for sample_ids in self._updates():
                 with self._explained(sample_ids):
                     with self.meter.data_wait():
@@ -405,7 +410,8 @@ class Trainer:
         if self.world.is_main:
             native.forget_after(save_dir, self.position.num_updates)
             forget_after(save_dir / LOG, self.position.num_updates)
-            write_json(save_dir / RUN, {"command": sys.argv, "versions": versions(), "recipe": self.recipe.to_json()})
+            described = {"command": sys.argv, "versions": versions(), "recipe": self.recipe.to_json()}
+            write_text(save_dir / RUN, json.dumps(described, indent=2) + "\n")
             self._announce()
         self.world.wait()
 

@@ -101,7 +101,17 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
 
 def _cut_to(max_positions: int, task: Any) -> Any:
     """Return the config of a task whose sequences are as long as it says, or as the model takes."""
-    return dataclasses.replace(task, tokens_per_sample=min(task.tokens_per_sample, max_positions))
+    from roberta.data.windows import fitting_sizes
+    from roberta.tasks.span import SpanTaskConfig
+
+    if task.tokens_per_sample <= max_positions:
+        return task
+    lengths = {"tokens_per_sample": max_positions}
+    if isinstance(task, SpanTaskConfig):
+        sizes = fitting_sizes(max_positions)
+        lengths["doc_stride"] = min(task.doc_stride, sizes.stride)
+        lengths["max_question_length"] = min(task.max_question_length, sizes.max_question_tokens)
+    return dataclasses.replace(task, **lengths)
 
 
 def _recipe(name: str) -> str:

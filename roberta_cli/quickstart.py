@@ -11,8 +11,8 @@ from roberta_cli import evaluate, finetune, preprocess, train
 from roberta_cli.entry import Parser, run
 from roberta_cli.results import Result, show
 
-DESCRIPTION = """Pretrain a small RoBERTa on the sample text (Jane Austen's novels) and measure it. Then take roberta.mini,
-which ships with the package, fill some masks, and teach it to tell which novel a passage is from.
+DESCRIPTION = """Pretrain a small RoBERTa on the sample text (Jane Austen's novels) and measure it.
+Then take roberta.mini, which ships with the package, fill some masks, and teach it which novel a passage is from.
 Takes about two minutes on two cores. Every step is a command of its own, and is printed before it runs.
 Run it again to go on where it was stopped."""
 

@@ -3,6 +3,7 @@
 import argparse
 import http.server
 import io
+import socket
 import sys
 import tarfile
 import threading
@@ -105,22 +106,24 @@ def test_the_model_that_ships_opens_by_name_without_a_network_and_is_small(monke
     shipped = pretrained.SHIPPED["roberta.mini"]
     assert sum(path.stat().st_size for path in shipped.iterdir()) < 12e6
     roberta = from_pretrained("roberta.mini")
-    assert not roberta.training and {p.dtype for p in roberta.parameters()} == {torch.float32}
-    assert roberta.max_tokens == 512 and roberta.decode(roberta.encode("Hello world!")) == "Hello world!"
+    assert not roberta.training
+    assert {parameter.dtype for parameter in roberta.parameters()} == {torch.float32}
+    assert roberta.max_tokens == 128
+    assert roberta.decode(roberta.encode("Hello world!")) == "Hello world!"
 
 
 @pytest.mark.parametrize(
     ("text", "sensible"),
     [
-        ("He sat down at the <mask> and began to eat.", {"table"}),
-        ("She opened the <mask> and went into the house.", {"door", "gate", "window"}),
-        ("He took off his <mask> and bowed.", {"hat", "cap"}),
-        ("He held out his <mask>.", {"hand", "hands", "arms"}),
+        ("She opened the <mask> and went into the house.", {"door", "gate"}),
         ("My dear <mask>, said the old lady.", {"sir", "child", "boy", "lady", "madam", "girl", "friend"}),
+        ("He held out his <mask>.", {"hand", "hands", "arm", "arms"}),
+        ("They had been married for ten <mask>.", {"years", "days", "weeks", "months"}),
+        ('"I do not <mask>," he said.', {"know", "think", "understand", "mean", "believe"}),
     ],
 )
 def test_the_model_that_ships_fills_masks_sensibly(text, sensible):
-    found = {filling.token.strip() for filling in from_pretrained("roberta.mini").fill_mask(text, topk=3)}
+    found = {token.strip() for _, _, token in from_pretrained("roberta.mini").fill_mask(text, topk=3)}
     assert found & sensible
 
 

@@ -21,7 +21,7 @@ from measuring import Row
 
 from roberta.errors import DataError
 
-RATIO = "x baseline"
+RATIO, BASELINE = "x baseline", "Hugging Face, batches as given"
 PARTS = ("engine", "precision", "order")  # of a bar's name
 TIMING = ("--json", "--processor-time")
 OURS, PEER = "#3465a4", "#b8b8b8"
@@ -79,10 +79,10 @@ def write(path: Path, panels: Mapping[str, Sequence[Row]]) -> None:
     heights = [HEAD + BAR * len(rows) for rows in panels.values()]
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-        grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
         for axes, (title, rows) in zip(grid[:, 0], panels.items(), strict=True):
             draw(axes, title, rows)
-        grid[-1, 0].set_xlabel("times as fast as Hugging Face in the order given")
+        grid[-1, 0].set_xlabel(f"times as fast as {BASELINE}")
         figure.savefig(path, metadata={"Date": None})
 
 

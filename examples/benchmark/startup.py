@@ -5,7 +5,7 @@
 
 Each row is a process of its own, from its start to its end, in turns. Models have random weights and are opened once
 before they are timed, so that their files are in memory. `processor s` is what a process computed, also on a busy
-machine; `MB` the most that one held.
+machine; `MB` the most that one held, or this script before it started one, where that was more.
 """
 
 import argparse

@@ -189,6 +189,12 @@ def roberta_small() -> RobertaConfig:
     return RobertaConfig(encoder_layers=6, embed_dim=256, ffn_embed_dim=1024, attention_heads=4)
 
 
+@preset("roberta.mini")
+def roberta_mini() -> RobertaConfig:
+    """Four layers of width 256, for short sequences: the shape of the model that ships with the package."""
+    return RobertaConfig(max_positions=128, encoder_layers=4, embed_dim=256, ffn_embed_dim=1024, attention_heads=4)
+
+
 @preset("roberta.tiny")
 def roberta_tiny() -> RobertaConfig:
     """Two layers of width 128, 7M parameters: for demonstrations of minutes."""

@@ -164,8 +164,11 @@ def test_the_quickstart_goes_the_whole_way(tmp_path, capsys, monkeypatch):
     from roberta.data import sample
 
     monkeypatch.setattr(sample, "sample_corpus", lambda split: "It is a truth universally acknowledged.\n\n" * 40)
+    passages = [("Mr. Knightley smiled.", "Emma"), ("Anne hoped to be wise.", "Persuasion")] * 4
+    monkeypatch.setattr(sample, "sample_passages", lambda split: passages)
     monkeypatch.setattr(quickstart, "RECIPE", [*TINY, "--warmup-updates", "1"])
-    assert quickstart.main(["--folder", str(tmp_path / "quick"), "--max-update", "2"]) == 0
+    arguments = ["--folder", str(tmp_path / "quick"), "--max-update", "2", "--classifier-updates", "2"]
+    assert quickstart.main(arguments) == 0
     output = capsys.readouterr().out
     for command in (
         "$ roberta-preprocess",
@@ -175,7 +178,7 @@ def test_the_quickstart_goes_the_whole_way(tmp_path, capsys, monkeypatch):
         "checkpoints are in",
     ):
         assert command in output
-    assert quickstart.main(["--folder", str(tmp_path / "quick"), "--max-update", "2"]) == 0
+    assert quickstart.main(arguments) == 0
 
 
 @pytest.mark.parametrize("command", ["preprocess", "train", "evaluate", "quickstart"])

@@ -212,6 +212,14 @@ def test_a_model_that_no_run_made_reads_what_fits(tmp_path, model, capsys):
     assert found == [32, 8, 16, 30]
 
 
+def test_windows_of_training_fit_a_short_model_as_those_of_reading_do(tmp_path, model):
+    arguments = ["squad", str(tmp_path), "--init", str(model), "--save-dir", str(tmp_path / "run")]
+    task = finetune.parse(arguments)[1].task
+    assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 8, 16)
+    task = finetune.parse([*arguments, "--doc-stride", "5", "--max-question-length", "9"])[1].task
+    assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 5, 9)
+
+
 def test_cut_questions_are_counted(tmp_path, model, capsys, caplog):
     data = dev_set(tmp_path, v2=False)
     assert measure(capsys, data, "--model", model)["num_questions_truncated"] == 0

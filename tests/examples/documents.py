@@ -22,6 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -163,19 +164,21 @@ def _is_elsewhere(path: Path) -> bool:
 
 
 def _write_shown(path: Path) -> None:
-    """Run the Python of a document that needs none of its commands, and write what it shows into the document."""
+    """Run the Python of a document up to its first command, and write what it shows into the document."""
     names: dict[str, object] = {}
     text, shown = path.read_text(encoding="utf-8"), ""
     for block in blocks(path):
         if block.language == "sh" and not block.marker:
-            return
+            break
         if block.language == "python" and not block.marker:
             shown = run_python(block, names)
         elif block.language == "text":
             text = text.replace(f"```text\n{block.code}```", f"```text\n{shown}```")
-            path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        _write_shown((ROOT / name).resolve())
+    for argument in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+            lay_out(Path(scratch))
+            _write_shown(ROOT / argument)

@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import logging
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, add_training_components, asks_about, check_exists, load_user_module, run
 from roberta_cli.results import Result
 
@@ -37,6 +39,8 @@ EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large
   roberta-finetune table reviews.csv --text-columns title body --label-column stars --save-dir runs/reviews"""
 
 RECIPES = Path(__file__).with_name("recipes")
+logger = logging.getLogger("roberta")  # whose level --quiet sets
+
 RUNS = Path("runs")  # where a run's folder is, named as its data set, if --save-dir does not say
 
 
@@ -106,12 +110,19 @@ def _cut_to(max_positions: int, task: Any) -> Any:
 
     if task.tokens_per_sample <= max_positions:
         return task
-    lengths = {"tokens_per_sample": max_positions}
-    if isinstance(task, SpanTaskConfig):
-        sizes = fitting_sizes(max_positions)
-        lengths["doc_stride"] = min(task.doc_stride, sizes.stride)
-        lengths["max_question_length"] = min(task.max_question_length, sizes.max_question_tokens)
-    return dataclasses.replace(task, **lengths)
+    try:
+        return dataclasses.replace(task, tokens_per_sample=max_positions)
+    except ConfigError:
+        if not isinstance(task, SpanTaskConfig):
+            raise
+    sizes = fitting_sizes(max_positions)
+    logger.info("the model takes %d tokens: windows of a passage begin %d apart", max_positions, sizes.stride)
+    return dataclasses.replace(
+        task,
+        tokens_per_sample=max_positions,
+        doc_stride=sizes.stride,
+        max_question_length=sizes.max_question_tokens,
+    )
 
 
 def _recipe(name: str) -> str:

@@ -216,8 +216,8 @@ def test_windows_of_training_fit_a_short_model_as_those_of_reading_do(tmp_path, 
     arguments = ["squad", str(tmp_path), "--init", str(model), "--save-dir", str(tmp_path / "run")]
     task = finetune.parse(arguments)[1].task
     assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 8, 16)
-    task = finetune.parse([*arguments, "--doc-stride", "5", "--max-question-length", "9"])[1].task
-    assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 5, 9)
+    task = finetune.parse([*arguments, "--doc-stride", "19", "--max-question-length", "9"])[1].task
+    assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 19, 9)
 
 
 def test_cut_questions_are_counted(tmp_path, model, capsys, caplog):

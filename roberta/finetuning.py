@@ -158,8 +158,10 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
 
 
 def _variant(recipe: Recipe, lr: float, seed: int, folder: Path) -> Recipe:
-    schedule = dataclasses.replace(recipe.schedule, lr=lr)
-    trainer = dataclasses.replace(recipe.trainer, seed=seed, save_dir=folder)
+    schedule, logdir = dataclasses.replace(recipe.schedule, lr=lr), recipe.trainer.tensorboard_logdir
+    if logdir is not None and folder != recipe.trainer.save_dir:
+        logdir = logdir / folder.name
+    trainer = dataclasses.replace(recipe.trainer, seed=seed, save_dir=folder, tensorboard_logdir=logdir)
     return dataclasses.replace(recipe, schedule=schedule, trainer=trainer)
 
 

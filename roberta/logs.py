@@ -56,7 +56,9 @@ class Logs:
                 self._board.add_scalar(f"{kind}/{name}", value, record["num_updates"])
         except OSError as error:
             logger.warning("TensorBoard's files can't be written: %s; its records end here", error)
-            self._board = None
+            board, self._board = self._board, None
+            with contextlib.suppress(OSError):
+                board.close()
 
     def __enter__(self) -> "Logs":
         return self
@@ -76,6 +78,8 @@ class Logs:
 
     def _write_kept(self) -> None:
         """Append the lines that wait; all of them are in the file afterwards, or none."""
+        if not self._kept:  # the file may be another process's to write
+            return
         lines = b"".join(self._kept)
         try:
             self._cut_back()

@@ -161,11 +161,9 @@ class Trainer:
             enabled=self.world.is_main,
         )
         tensorboard = config.tensorboard_logdir if self.world.is_main else None
-        with (
-            bar,
-            Logs(config.save_dir / LOG, tensorboard, self.position.num_updates) as logs,
-            Interruption() as interruption,
-        ):
+        resumed_at = None if self.resumed_from is None else self.position.num_updates
+        logs = Logs(config.save_dir / LOG, tensorboard, resumed_at)
+        with bar, logs, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self._explained(sample_ids):
                     with self.meter.data_wait():

@@ -236,11 +236,13 @@ def _verbosity(*, quiet: bool) -> Iterator[None]:
     if quiet:
         others.setLevel(logging.ERROR)
     ours.setLevel(logging.ERROR if quiet else logging.INFO)
-    logging.captureWarnings(quiet)
+    if quiet:
+        logging.captureWarnings(True)
     try:
         yield
     finally:
-        logging.captureWarnings(False)
+        if quiet:
+            logging.captureWarnings(False)
         others.setLevel(before[0])
         ours.setLevel(before[1])
 

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,13 +87,14 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     given = parser.parse_args(arguments)
     if name is None or given.data is None:
         parser.error("name a data set and where it is, before all options")
+    chosen = vars(all_options({}).parse_known_args(options)[0])
     check_exists(given.data)
     vars(given).update(the_set.options)
     rates = from_namespace(SweepConfig, given)
     given.lr, given.init_from = rates.lr[0], given.init
     source = pretrained.load(given.init)
     recipe = Recipe(
-        task=_cut_to(source.model.config.max_positions, from_namespace(task, given)),
+        task=_cut_to(source.model.config.max_positions, from_namespace(task, given), chosen),
         model=from_namespace(RegularisationConfig, given).applied(source.model.config),
         criterion=from_namespace(criterion, given),
         optimizer=from_namespace(optimizer, given),
@@ -103,26 +104,30 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     return name, recipe, rates, source
 
 
-def _cut_to(max_positions: int, task: Any) -> Any:
-    """Return the config of a task whose sequences are as long as it says, or as the model takes."""
+def _cut_to(max_positions: int, task: Any, chosen: Mapping[str, Any]) -> Any:
+    """Return the config of a task whose sequences are as long as its recipe says, or as the model takes.
+
+    chosen: the options of the command line, which are not to be changed.
+    """
+    from roberta.config import flag
     from roberta.data.windows import fitting_sizes
     from roberta.tasks.span import SpanTaskConfig
 
     if task.tokens_per_sample <= max_positions:
         return task
-    try:
-        return dataclasses.replace(task, tokens_per_sample=max_positions)
-    except ConfigError:
-        if not isinstance(task, SpanTaskConfig):
-            raise
-    sizes = fitting_sizes(max_positions)
-    logger.info("the model takes %d tokens: windows of a passage begin %d apart", max_positions, sizes.stride)
-    return dataclasses.replace(
-        task,
-        tokens_per_sample=max_positions,
-        doc_stride=sizes.stride,
-        max_question_length=sizes.max_question_tokens,
-    )
+    if "tokens_per_sample" in chosen:
+        raise ConfigError(
+            f"--tokens-per-sample is {task.tokens_per_sample}; the model takes at most {max_positions}; give fewer"
+        )
+    lengths = {"tokens_per_sample": max_positions}
+    if isinstance(task, SpanTaskConfig):
+        sizes = fitting_sizes(
+            max_positions, stride=chosen.get("doc_stride"), max_question_tokens=chosen.get("max_question_length")
+        )
+        lengths |= {"doc_stride": sizes.stride, "max_question_length": sizes.max_question_tokens}
+    told = ", ".join(f"{flag(name)} {length}" for name, length in lengths.items())
+    logger.info("the model takes sequences of %d tokens; so: %s", max_positions, told)
+    return dataclasses.replace(task, **lengths)
 
 
 def _recipe(name: str) -> str:

@@ -24,7 +24,7 @@ HEAD = "sentence_classification_head"
 TOPK = 3
 
 RECIPE = """--preset roberta.tiny --initialisation local --max-positions 128 --tokens-per-sample 128 --dropout 0
-  --attention-dropout 0 --batch-size 16 --optimizer muon --lr 4e-3 --warmup-updates 40 --log-interval 20
+  --attention-dropout 0 --batch-size 16 --optimizer muon --lr 4e-3 --warmup-ratio 0.15 --log-interval 20
   --validate-interval-updates 200 --save-interval-updates 200""".split()
 
 MASKED_TEXTS = (

@@ -17,6 +17,13 @@ from roberta.errors import ConfigError, StorageError
 from roberta.logs import Logs, forget_after
 
 
+def test_a_log_that_writes_nothing_leaves_what_others_write(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with Logs(path) as mine, Logs(path):
+        mine.write("train", {"num_updates": 1})
+    assert path.read_bytes() == b'{"train": {"num_updates": 1}}\n'
+
+
 def test_a_record_is_a_line_at_once(tmp_path):
     path = tmp_path / "log.jsonl"
     with Logs(path) as logs:

@@ -108,6 +108,7 @@ def test_the_model_that_ships_opens_by_name_without_a_network_and_is_small(monke
     roberta = from_pretrained("roberta.mini")
     assert not roberta.training
     assert {parameter.dtype for parameter in roberta.parameters()} == {torch.float32}
+    native.verify(shipped)
     assert roberta.max_tokens == 128
     assert roberta.decode(roberta.encode("Hello world!")) == "Hello world!"
 

@@ -23,8 +23,8 @@ def look_nearby(encoder: TransformerEncoder) -> None:
     BERT's starting point knows nothing about places, and a small model spends much of a short run on finding out that
     near tokens matter. Here position embeddings start as sinusoids of the tokens' size, each head of the first layer
     looks at one of the offsets -1, 1, -2, 2, ... and passes on its share of what is there, and the first half of the
-    second layer's heads do the same. All of it is added to the usual random weights and is free to change. A relative
-    of mimetic initialisation (arXiv:2305.09828), made for an encoder with learned positions.
+    second layer's heads look there too. All of it is added to the usual random weights and is free to change. A
+    relative of mimetic initialisation (arXiv:2305.09828), made for an encoder with learned positions.
     """
     frequencies = _frequencies(encoder.embed_positions.weight.shape[1])
     _set_sinusoids(encoder, frequencies)

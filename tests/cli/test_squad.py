@@ -11,6 +11,7 @@ from roberta.answers import PREDICTIONS
 from roberta.checkpoint import native
 from roberta.data.readers.squad import read_squad
 from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError
 from roberta.hub import RobertaHubInterface
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, SpanHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -216,8 +217,16 @@ def test_windows_of_training_fit_a_short_model_as_those_of_reading_do(tmp_path, 
     arguments = ["squad", str(tmp_path), "--init", str(model), "--save-dir", str(tmp_path / "run")]
     task = finetune.parse(arguments)[1].task
     assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 8, 16)
-    task = finetune.parse([*arguments, "--doc-stride", "19", "--max-question-length", "9"])[1].task
-    assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == (32, 19, 9)
+    for chosen, expected in (
+        (["--doc-stride", "19", "--max-question-length", "9"], (32, 19, 9)),
+        (["--doc-stride", "10"], (32, 10, 16)),
+        (["--max-question-length", "9"], (32, 8, 9)),
+        (["--tokens-per-sample", "30", "--doc-stride", "3", "--max-question-length", "4"], (30, 3, 4)),
+    ):
+        task = finetune.parse([*arguments, *chosen])[1].task
+        assert (task.tokens_per_sample, task.doc_stride, task.max_question_length) == expected
+    with pytest.raises(ConfigError, match="--tokens-per-sample is 33; the model takes at most 32"):
+        finetune.parse([*arguments, "--tokens-per-sample", "33", "--doc-stride", "3", "--max-question-length", "4"])
 
 
 def test_cut_questions_are_counted(tmp_path, model, capsys, caplog):

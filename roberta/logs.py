@@ -56,9 +56,7 @@ class Logs:
                 self._board.add_scalar(f"{kind}/{name}", value, record["num_updates"])
         except OSError as error:
             logger.warning("TensorBoard's files can't be written: %s; its records end here", error)
-            board, self._board = self._board, None
-            with contextlib.suppress(OSError):
-                board.close()
+            self._board = None
 
     def __enter__(self) -> "Logs":
         return self

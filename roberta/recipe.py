@@ -36,6 +36,7 @@ FREE_ON_RESUME = frozenset(
         "init_from",
     }
 )
+FREE_OF_OTHERS = frozenset({("task", "data"), ("lr_scheduler", "decay_updates")})  # the timetable checks the latter
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Recipe:
         for part, options in self.to_json().items():
             for name, value in options.items():
                 old = saved.get(part, {}).get(name)
-                is_free = (part == "trainer" and name in FREE_ON_RESUME) or (part, name) == ("task", "data")
+                is_free = (part == "trainer" and name in FREE_ON_RESUME) or (part, name) in FREE_OF_OTHERS
                 if old != value and not is_free:
                     differences.append(f"{part} {flag(name)} was {old}, is {value}")
         if differences:

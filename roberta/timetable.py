@@ -73,11 +73,13 @@ class Timetable:
         elif left <= 0.0:
             position.end = position.num_updates
 
-    def resume(self, position: Position, *, old_max_update: int, old_max_hours: float | None) -> None:
-        """Plan the rest of a run that was planned for `old_max_update` and `old_max_hours`.
+    def resume(
+        self, position: Position, *, old_schedule: Any, old_max_update: int, old_max_hours: float | None
+    ) -> None:
+        """Plan the rest of a run that was planned with `old_schedule` for `old_max_update` and `old_max_hours`.
 
         Raises:
-            ConfigError: a new end would have meant other learning rates in the updates already made.
+            ConfigError: the new plan would have meant other learning rates in the updates already made.
         """
         old_end = position.end
         if old_max_hours != self.max_hours:
@@ -90,20 +92,23 @@ class Timetable:
             start=position.next_batch,
         )
         self.lr = self._schedule(self.max_update, position.end)
-        old = self._schedule(old_max_update, old_end)
+        old = _schedule(old_schedule, old_max_update, old_end)
         if any(old(n) != self.lr(n) for n in range(position.num_updates)):
             old_last = old_max_update if old_end is None else min(old_end, old_max_update)
             raise ConfigError(
                 f"the run was to end after update {old_last}, now {self.last_update(position)}, and the learning rates "
                 f"up to update {position.num_updates} follow from it; resume with the old --max-update (or "
-                "--max-epoch, --max-hours), or start with --total-num-update next time"
+                "--max-epoch, --max-hours) and --decay-updates, or start with --total-num-update next time"
             )
 
     def _schedule(self, max_update: int, end: int | None) -> Schedule:
-        """Return the learning rates of a run planned for `max_update`; the decay of wsd is over when its time is."""
-        config = self.config
-        if end is not None and isinstance(config, WarmupStableDecayConfig):
-            config = dataclasses.replace(config, warmup_ratio=0.0, warmup_updates=config.warmup(max_update))
-            max_update = min(end, max_update)
-        schedule: Schedule = SCHEDULES.build(config, max_update)
-        return schedule
+        return _schedule(self.config, max_update, end)
+
+
+def _schedule(config: Any, max_update: int, end: int | None) -> Schedule:
+    """Return the learning rates of a run planned for `max_update`; the decay of wsd is over when its time is."""
+    if end is not None and isinstance(config, WarmupStableDecayConfig):
+        config = dataclasses.replace(config, warmup_ratio=0.0, warmup_updates=config.warmup(max_update))
+        max_update = min(end, max_update)
+    schedule: Schedule = SCHEDULES.build(config, max_update)
+    return schedule

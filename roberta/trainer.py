@@ -51,7 +51,7 @@ from roberta.planning import Usage, epochs_of, workload_of
 from roberta.progress import progress_bar
 from roberta.randomness import stream_key
 from roberta.recipe import Recipe
-from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, TASKS
+from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.tasks.task import Task
 from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
 from roberta.validation import attention_backend, autocast, check_lengths, choose_device, evaluate
@@ -493,7 +493,12 @@ class Trainer:
             raise DataError(f"{folder}: the run was trained on other data than {self.recipe.task}; resume with its own")
         groups, loss_scale, max_update = (progress.pop(name) for name in ("optimizer", "loss_scale", "max_update"))
         self.position = Position(**progress)
-        self.timetable.resume(self.position, old_max_update=max_update, old_max_hours=options["trainer"]["max_hours"])
+        self.timetable.resume(
+            self.position,
+            old_schedule=native.component(SCHEDULES, options["lr_scheduler"], str(folder)),
+            old_max_update=max_update,
+            old_max_hours=options["trainer"]["max_hours"],
+        )
         if self.loss_scale is not None:
             self.loss_scale = LossScale(**loss_scale)
         restore(

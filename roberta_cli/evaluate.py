@@ -61,6 +61,9 @@ class EvalConfig:
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
     device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
+    precision: Literal["fp32", "int8"] = option(
+        "fp32", help="number format of the matrices; int8 is for CPUs, faster and a little off"
+    )
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_sample", "max_tokens"):
@@ -329,8 +332,8 @@ def _model(config: EvalConfig) -> Any:
 
     if config.model is None:
         raise ConfigError("required: --model")
-    device = choose_device(config.device)
-    return from_pretrained(config.model).to(device)
+    roberta = from_pretrained(config.model).to(choose_device(config.device))
+    return roberta.int8() if config.precision == "int8" else roberta
 
 
 EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {

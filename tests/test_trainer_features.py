@@ -285,6 +285,20 @@ def test_the_end_that_time_set_survives_a_resume_bit_for_bit(recipe, tmp_path, c
     assert equal(weights(resumed), weights(whole))
 
 
+def test_a_run_branches_into_decays_of_other_lengths_before_one_has_begun(recipe, tmp_path):
+    """From one trunk, as wsd is meant to be used; each branch is the run that had its decay from the beginning."""
+    long = with_schedule(recipe, WarmupStableDecayConfig(lr=1e-2, decay_updates=5))
+    whole = Trainer(with_options(long, save_dir=tmp_path / "whole", max_update=7))
+    whole.train()
+    short = with_schedule(recipe, WarmupStableDecayConfig(lr=1e-2, decay_updates=1))
+    Trainer(with_options(short, max_update=3)).train()
+    branch = Trainer(with_options(long, max_update=7, resume=True))
+    branch.train()
+    assert equal(weights(branch), weights(whole))
+    with pytest.raises(ConfigError, match=r"learning rates up to update 7 follow .* and --decay-updates"):
+        Trainer(with_options(short, max_update=7, resume=True)).train()
+
+
 def test_a_decay_that_has_begun_can_not_be_put_off(recipe):
     recipe = with_schedule(recipe, WarmupStableDecayConfig(lr=1e-2, decay_updates=4))
     timed(recipe, HOUR / 10, max_hours=1.0, max_update=1000)

@@ -43,6 +43,7 @@ from roberta.checkpoint.onnx_format import export_onnx
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import SINGLE, parallelise
 from roberta.layout import SequenceLayout
+from roberta.models.quantization import quantize
 from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
 
 Batches = list[list[list[int]]]  # batches of sequences of token ids
@@ -190,7 +191,10 @@ def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compi
     """Return the forward pass of this library with the weights of `model`."""
     copy = RobertaModel(model.config).eval()
     copy.load_state_dict(model.state_dict())
-    copy.to(given.device, DTYPES[precision])
+    if precision == "int8":
+        quantize(copy)
+    else:
+        copy.to(given.device, DTYPES[precision])
     if compiled:
         parallelise(copy, copy.encoder, SINGLE, "ddp", compiled=True)
     return ours(copy)
@@ -199,7 +203,7 @@ def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compi
 def peers(model: RobertaModel, given: argparse.Namespace, folder: Path) -> list[Peer]:
     """Return the engines that are installed and asked for, all with the weights of `model`."""
     floats = [precision for precision in given.precision if precision in DTYPES]
-    found = [Peer(OURS, precision, own(model, precision, given)) for precision in floats]
+    found = [Peer(OURS, precision, own(model, precision, given)) for precision in given.precision]
     if given.compile:
         found += [Peer(f"{OURS} compiled", name, own(model, name, given, compiled=True)) for name in floats]
     if not is_installed("transformers"):
@@ -270,8 +274,9 @@ def measure(
     baseline = next((key for key in works if key[0].name == BASELINE), next(iter(works)))
     lengths = [len(sequence) for sequence in sequences]
     gflops, per_batch = forward_gflops(model.config, lengths), max(64, sum(lengths) // len(arranged["given"]))
+    times = model.config.encoder_layers * len(arranged["given"])
     floors = {
-        name: layer_products(model.config, rows=per_batch, dtype=DTYPES[name], device=given.device)
+        name: layer_products(model.config, rows=per_batch, dtype=DTYPES[name], device=given.device, times=times)
         for name in given.precision
         if name in DTYPES
     }

@@ -198,7 +198,8 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
     num_tokens = sum(batch.layout.num_tokens for batch in batches)
     device = next(model.parameters()).device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    floor = layer_products(config, rows=num_tokens // len(batches), dtype=dtype, device=device.type)
+    rows, times = num_tokens // len(batches), config.encoder_layers * len(batches)
+    floor = layer_products(config, rows=rows, dtype=dtype, device=device.type, times=times)
     with tempfile.TemporaryDirectory() as folder:
         engines = trainees(model, given, precision, Path(folder))
     check_agreement(engines, batches, LOSS_TOLERANCE[precision])

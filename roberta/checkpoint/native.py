@@ -198,9 +198,9 @@ def _read(folder: Path, *, training: bool) -> Checkpoint:
                 f"{folder / CONFIG}: format {config.get('format')!r} version {config.get('version')!r}; "
                 f"this package reads 'roberta' version {FORMAT_VERSION}"
             )
-        model_config = _component(MODELS, config["model"], f"{folder}: model")
+        model_config = component(MODELS, config["model"], f"{folder}: model")
         described = _object(config["heads"], f"{folder}: heads")
-        heads = {name: _component(HEADS, head, f"{folder}: head {name}") for name, head in described.items()}
+        heads = {name: component(HEADS, head, f"{folder}: head {name}") for name, head in described.items()}
         model = assemble(model_config, heads, load_file(folder / MODEL), source=str(folder))
         tokenizer = Tokenizer.load(folder)
         state = None
@@ -237,7 +237,12 @@ def describe(registry: Any, config: Any) -> dict[str, Any]:
     return {"type": registry.name_of(type(config)), **to_json(config)}
 
 
-def _component(registry: Any, values: Any, source: str) -> Any:
+def component(registry: Any, values: Any, source: str) -> Any:
+    """Return the config that `describe` has written.
+
+    Raises:
+        ConfigError: the options are not those of a registered component; the message names the source.
+    """
     options = dict(_object(values, source))
     return from_json(registry.config_class(str(options.pop("type"))), options, source=source)
 

@@ -27,6 +27,7 @@ from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_text
 from roberta.hub.features import Pooling
 from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
+from roberta.models.quantization import quantize
 from roberta.models.roberta import RobertaModel
 
 
@@ -529,6 +530,17 @@ class RobertaHubInterface(nn.Module):
         tokenizer = self.tokenizer.with_symbols(symbols)
         vocabulary.add_symbols(self.model, len(symbols))
         self.tokenizer = tokenizer
+
+    def int8(self) -> "RobertaHubInterface":
+        """Turn the linear maps of the encoder's layers into int8 and return self: faster on a CPU, and a little off.
+
+        Embeddings, attention, LayerNorms and heads stay in fp32. The model can't be trained, moved or saved afterwards.
+
+        Raises:
+            ConfigError: the model isn't on the CPU in fp32, or is in int8 already.
+        """
+        quantize(self.model)
+        return self
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with all its heads, its tokenizer and a model card, as a folder that `from_pretrained` opens.

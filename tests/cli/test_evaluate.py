@@ -82,6 +82,15 @@ def table(path: Path, header: str, rows: list[tuple]) -> Path:
     return path
 
 
+def test_int8_says_nearly_the_same(measure, pairs, tmp_path):
+    rows = [(*pair, label) for pair, label in zip(pairs, gold(pairs, MNLI_LABELS), strict=True)]
+    path = table(tmp_path / "pairs.tsv", "one\ttwo\tlabel", rows)
+    options = ("--text-columns", "one", "two", "--head", "mnli")
+    exact, rounded = (measure("table", path, *options, "--precision", name) for name in ("fp32", "int8"))
+    assert rounded["num_examples"] == exact["num_examples"] == len(pairs)
+    assert abs(rounded["correct"] - exact["correct"]) <= 2
+
+
 def gold(pairs: list[tuple[str, str]], labels: tuple[str, ...]) -> list[str]:
     return [labels[index % len(labels)] for index in range(len(pairs))]
 

@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     tqdm.tqdm.monitor_interval = 0  # its thread may hold a lock while we fork
+    tqdm.tqdm.set_lock(threading.RLock())  # its own is one for all forks, and who is killed does not give it back
     rng = random.Random(options.seed)
     number = signal.Signals[options.signal]
     summary = {"kills": 0, "runs": 0, "identical": 0, "failures": [], "unusable": 0, "leftovers": 0}

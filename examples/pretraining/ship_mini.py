@@ -1,0 +1,60 @@
+"""Turn a run of mini.args into the folder that ships with the package: half precision, and a card of its own.
+
+    python examples/pretraining/ship_mini.py runs/mini roberta/mini
+
+Positions past those of the preset, which a run may have had and never used, are cut.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from roberta import pretrained
+from roberta.checkpoint import native
+from roberta.hub import RobertaHubInterface
+from roberta.model_card import CARD, card, read_facts
+from roberta.models.roberta import RobertaModel, preset_config
+
+NAME, POSITIONS = "roberta.mini", "encoder.embed_positions.weight"
+COMMAND = ["roberta-train", "@examples/pretraining/mini.args", "mini-bin", "--save-dir", "runs/mini"]
+HEADING = "## Licence and limits\n"
+LIMITS = """
+MIT, as the package. The model read {tokens:.0f} million tokens of old English novels in the public domain, and carries
+their language and their prejudices. It knows no facts, was tested on nothing but what the examples of the package
+show, and is meant for trying things out.
+"""
+
+
+def cut(model: RobertaModel) -> RobertaModel:
+    """Return the model with no more positions than its preset has."""
+    positions = preset_config(NAME).max_positions
+    kept = RobertaModel(dataclasses.replace(model.config, max_positions=positions))
+    for name, config in model.head_configs.items():
+        kept.register_head(name, config)
+    weights = model.state_dict()
+    weights[POSITIONS] = weights[POSITIONS][: kept.encoder.first_position + positions].clone()
+    kept.load_weights(weights, source=NAME)
+    return kept
+
+
+def main() -> None:
+    """Write the folder, in the place of the one there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("folder", type=Path, help="folder to write")
+    given = parser.parse_args()
+    source = pretrained.load(given.run)
+    RobertaHubInterface(cut(source.model).half().eval(), source.tokenizer).save_pretrained(given.folder)
+    facts = read_facts(given.run)
+    facts = dataclasses.replace(
+        facts, name=NAME, license="mit", languages=("en",), run={**facts.run, "command": COMMAND}
+    )
+    text, _, _ = card(given.folder, facts).partition(HEADING)
+    limits = LIMITS.format(tokens=facts.progress["num_tokens"] / 1e6)
+    (given.folder / CARD).write_text(text + HEADING + limits, encoding="utf-8")
+    print(f"{given.folder}: {sum(path.stat().st_size for path in given.folder.iterdir()) / 1e6:.1f} MB")
+    assert native.load(given.folder).model.config.max_positions == preset_config(NAME).max_positions
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Linear maps in int8 for inference on a CPU: weights rounded once, inputs as they come.
+
+Sums are exact, in 32 bits, by oneDNN. Shapes: T rows, C inputs, N outputs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roberta.errors import ConfigError
+from roberta.models.roberta import RobertaModel
+
+_LEVELS = 255  # of an input, which is unsigned
+
+
+class Int8Linear(nn.Module):
+    """A linear map whose weight has a scale for each output, and its input one for each row: rows stay independent.
+
+    It can be neither trained, moved, copied nor saved.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()  # (N, C)
+        self._scale = _not_zero(weight.abs().amax(dim=1) / weight_levels())  # (N,)
+        rounded = (weight / self._scale.unsqueeze(1)).round().to(torch.int8)
+        self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._zero = torch.zeros(len(weight), dtype=torch.int64)  # (N,): weights are symmetric
+        self._sums = rounded.sum(dim=1) * self._scale  # (N,): what a constant input of 1 gives
+        self._bias = linear.bias.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (T, C) to (T, N), in fp32."""
+        rounded, scale, low = rounded_inputs(x)
+        output: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, 0, self._packed, self._scale, self._zero, None, 1.0, 0, x.dtype, "none", [], "none"
+        )
+        return torch.addcmul(self._bias, output, scale).addr_(low.squeeze(1), self._sums)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
+        moved = fn(self._bias)
+        if (moved.device, moved.dtype) != (self._bias.device, self._bias.dtype):
+            raise ConfigError(
+                f"a model in int8 computes on the CPU, with fp32 around it, and can't become {moved.dtype} on "
+                f"{moved.device}; load it again"
+            )
+        return self
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise ConfigError("a model in int8 can't be saved, for its weights are rounded; save it before .int8()")
+
+
+def quantize(model: RobertaModel) -> None:
+    """Turn the linear maps of the encoder's layers, which take nearly all of the time, into int8; in place.
+
+    Embeddings, LayerNorms, attention and heads stay as they are. Nothing of the model can be trained afterwards but
+    heads that are registered later, on features that stay.
+
+    Raises:
+        ConfigError: the model isn't on the CPU in fp32, or is in int8 already, or torch was built without oneDNN.
+    """
+    weight = model.encoder.embed_tokens.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        raise ConfigError(
+            f"int8 is made from fp32 on the CPU, not from {weight.dtype} on {weight.device}; use .cpu().float() before"
+        )
+    if any(isinstance(module, Int8Linear) for module in model.modules()):
+        raise ConfigError("the model is in int8 already")
+    if not torch.backends.mkldnn.is_available():
+        raise ConfigError("int8 needs oneDNN (mkldnn), which this build of torch doesn't have")
+    model.requires_grad_(False)
+    for module in list(model.encoder.layers.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, Int8Linear(child))
+
+
+def weight_levels() -> int:
+    """Return the largest size of a weight in int8.
+
+    Processors without VNNI add two products in 16 bits, which holds those of an input of 255 and two weights of 64.
+    """
+    return 127 if torch.cpu._is_vnni_supported() else 63
+
+
+def rounded_inputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (T, C) as uint8, and of each row a scale and its lowest value (T, 1): x is about rounded * scale + low."""
+    low = x.amin(dim=1, keepdim=True)  # faster than aminmax, which reads only once
+    scale = _not_zero((x.amax(dim=1, keepdim=True) - low) / _LEVELS)
+    return (x - low).mul_(1.0 / scale).add_(0.5).to(torch.uint8), scale, low
+
+
+def _not_zero(scale: Tensor) -> Tensor:
+    """Return scales with 1 for those too small to divide by, of numbers that are as good as equal."""
+    return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)

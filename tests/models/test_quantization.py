@@ -1,0 +1,101 @@
+"""The encoder in int8, against the same sums in integers and the encoder in fp32."""
+
+import pytest
+import torch
+from torch import nn
+
+from roberta.errors import ConfigError
+from roberta.hub import RobertaHubInterface, from_pretrained
+from roberta.models.quantization import Int8Linear, quantize, rounded_inputs, weight_levels
+from roberta.models.roberta import RobertaConfig, RobertaModel
+
+TEXTS = ("She opened the <mask> and went into the house.", "He had never been so <mask> in his life.")
+
+
+def make_linear(inputs: int, outputs: int) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(inputs, outputs).requires_grad_(False)
+
+
+def sum_of_integers(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Return what int8 should give, from integers in 64 bits."""
+    scales = linear.weight.abs().amax(dim=1) / weight_levels()
+    weights = (linear.weight / scales.unsqueeze(1)).round().long()
+    rounded, scale, low = (part.double() for part in rounded_inputs(x))
+    sums = rounded.long() @ weights.t()
+    return ((sums * scale + low * weights.sum(dim=1)) * scales + linear.bias).float()
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 8), (7, 33, 5), (64, 768, 96)])
+def test_sums_are_those_of_integers(shape):
+    rows, inputs, outputs = shape
+    linear = make_linear(inputs, outputs)
+    x = torch.randn(rows, inputs)
+    torch.testing.assert_close(Int8Linear(linear)(x), sum_of_integers(linear, x), atol=1e-5, rtol=1e-5)
+
+
+def test_the_largest_inputs_and_weights_do_not_overflow():
+    linear = make_linear(512, 4)
+    linear.weight.fill_(1.0)
+    linear.bias.zero_()
+    x = torch.full((3, 512), 2.0)
+    torch.testing.assert_close(Int8Linear(linear)(x), torch.full((3, 4), 1024.0))
+
+
+def test_each_input_is_off_by_half_a_level_at_most():
+    x = torch.randn(5, 64) * torch.tensor([[1.0], [1e-3], [1e4], [0.0], [1.0]]) + torch.tensor([[0.0]] * 4 + [[100.0]])
+    rounded, scale, low = rounded_inputs(x)
+    levels = (x.amax(dim=1) - x.amin(dim=1)) / 255
+    assert torch.all((rounded * scale + low - x).abs() <= 0.51 * levels.unsqueeze(1) + 1e-30)
+
+
+def test_rows_do_not_depend_on_each_other():
+    linear, x = Int8Linear(make_linear(64, 8)), torch.randn(9, 64)
+    together = linear(torch.cat([x, 1000 * x]))
+    torch.testing.assert_close(together[:9], linear(x), atol=1e-6, rtol=1e-6)
+
+
+def test_a_row_of_zeros_and_no_rows_at_all_have_an_answer():
+    linear = make_linear(8, 3)
+    linear.weight[1] = 0.0
+    assert Int8Linear(linear)(torch.randn(4, 8))[:, 1].tolist() == pytest.approx([float(linear.bias[1])] * 4)
+    assert Int8Linear(linear)(torch.empty(0, 8)).shape == (0, 3)
+
+
+def test_the_shipped_model_says_nearly_the_same():
+    exact, rounded = from_pretrained("roberta.mini"), from_pretrained("roberta.mini").int8()
+    for text in TEXTS:
+        one, other = exact.extract_features(text), rounded.extract_features(text)
+        assert 0.99 < float(torch.cosine_similarity(one, other).min()) < 1.0
+        (_, probability, token), *_ = exact.fill_mask(text, topk=1)
+        (_, near, same), *_ = rounded.fill_mask(text, topk=1)
+        assert same == token
+        assert near == pytest.approx(probability, rel=0.2)
+
+
+def make_model() -> RobertaModel:
+    config = RobertaConfig(encoder_layers=1, embed_dim=16, ffn_embed_dim=32, attention_heads=2, vocab_size=50)
+    return RobertaModel(config).eval()
+
+
+def test_only_the_layers_become_int8_and_nothing_of_them_is_trained():
+    model = make_model()
+    quantize(model)
+    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Int8Linear)}
+    assert set(kinds.values()) == {Int8Linear}
+    assert len(kinds) == 4
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_what_int8_can_not_do_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"not from torch.bfloat16 on cpu; use .cpu\(\).float\(\)"):
+        quantize(make_model().bfloat16())
+    model = make_model()
+    quantize(model)
+    with pytest.raises(ConfigError, match="in int8 already"):
+        quantize(model)
+    with pytest.raises(ConfigError, match="can't become torch.float64 on cpu; load it again"):
+        model.double()
+    with pytest.raises(ConfigError, match="can't be saved"):
+        RobertaHubInterface(model, from_pretrained("roberta.mini").tokenizer).save_pretrained(tmp_path / "model")
+    assert not list(tmp_path.iterdir())

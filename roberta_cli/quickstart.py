@@ -27,6 +27,9 @@ RECIPE = """--preset roberta.tiny --initialisation local --max-positions 128 --t
   --attention-dropout 0 --batch-size 16 --optimizer muon --lr 4e-3 --warmup-ratio 0.15 --log-interval 20
   --validate-interval-updates 200 --save-interval-updates 200""".split()
 
+# what Muon has pretrained learns faster with it
+CLASSIFIER_RECIPE = ["--optimizer", "muon", "--lr", "2e-3", "--tokens-per-sample", "128"]
+
 MASKED_TEXTS = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want"
     " of a <mask>.",
@@ -96,7 +99,7 @@ def _steps(config: QuickstartConfig) -> dict[str, tuple[Step, list[str]]]:
     options = ["--save-dir", run_dir, "--max-update", str(config.max_update), "--resume", *RECIPE]
     splits = ["--trainpref", texts["train"], "--validpref", texts["valid"], "--vocab", str(SHIPPED[MODEL])]
     novels = ["--init", MODEL, "--save-dir", str(config.folder / CLASSIFIER), "--resume"]
-    updates = ["--max-update", str(config.classifier_updates), "--lr", "5e-4", "--tokens-per-sample", "128"]
+    updates = ["--max-update", str(config.classifier_updates), *CLASSIFIER_RECIPE]
     return {
         "roberta-preprocess": (preprocess.command, [*splits, "--destdir", data]),
         "roberta-train": (train.command, [data, *options]),

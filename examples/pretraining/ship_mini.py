@@ -17,11 +17,13 @@ from roberta.models.roberta import RobertaModel, preset_config
 
 NAME, POSITIONS = "roberta.mini", "encoder.embed_positions.weight"
 COMMAND = ["roberta-train", "@examples/pretraining/mini.args", "mini-bin", "--save-dir", "runs/mini"]
+EXAMPLE = "The capital of France is <mask>."  # of cards; this model knows no capitals
 HEADING = "## Licence and limits\n"
 LIMITS = """
 MIT, as the package. The model read {tokens:.0f} million tokens of old English novels in the public domain, and carries
 their language and their prejudices. It knows no facts, was tested on nothing but what the examples of the package
-show, and is meant for trying things out.
+show, and is meant for trying things out. In training it had 512 positions; those past
+the 128 that it ever saw were cut.
 """
 
 
@@ -46,10 +48,11 @@ def main() -> None:
     source = pretrained.load(given.run)
     RobertaHubInterface(cut(source.model).half().eval(), source.tokenizer).save_pretrained(given.folder)
     facts = read_facts(given.run)
-    facts = dataclasses.replace(
-        facts, name=NAME, license="mit", languages=("en",), run={**facts.run, "command": COMMAND}
-    )
+    recipe = {**facts.run["recipe"], "task": {**facts.run["recipe"]["task"], "data": "mini-bin"}}
+    run = {**facts.run, "command": COMMAND, "recipe": recipe}
+    facts = dataclasses.replace(facts, name=NAME, license="mit", languages=("en",), run=run)
     text, _, _ = card(given.folder, facts).partition(HEADING)
+    text = text.replace(EXAMPLE, "She opened the <mask> and went into the house.")
     limits = LIMITS.format(tokens=facts.progress["num_tokens"] / 1e6)
     (given.folder / CARD).write_text(text + HEADING + limits, encoding="utf-8")
     print(f"{given.folder}: {sum(path.stat().st_size for path in given.folder.iterdir()) / 1e6:.1f} MB")

@@ -34,7 +34,7 @@ MASKED_TEXTS = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want"
     " of a <mask>.",
     "She opened the <mask> and went into the house.",
-    "He had never been so happy in his <mask>.",
+    "I am very <mask> to see you.",
 )
 
 PASSAGE = (

@@ -60,12 +60,16 @@ class EvalConfig:
         None, help="tokens of a sample at most, longer texts are cut; as many as the model takes if not given"
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", help="where to compute; auto takes CUDA if there is one")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", help="where to compute; auto takes CUDA if there is one, but for int8"
+    )
     precision: Literal["fp32", "int8"] = option(
         "fp32", help="number format of the matrices; int8 is for CPUs, faster and a little off"
     )
 
     def __post_init__(self) -> None:
+        if self.precision == "int8" and self.device == "cuda":
+            raise ConfigError("--precision int8 is for CPUs; leave it out, or give --device cpu")
         for name in ("tokens_per_sample", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -332,8 +336,9 @@ def _model(config: EvalConfig) -> Any:
 
     if config.model is None:
         raise ConfigError("required: --model")
-    roberta = from_pretrained(config.model).to(choose_device(config.device))
-    return roberta.int8() if config.precision == "int8" else roberta
+    if config.precision == "int8":
+        return from_pretrained(config.model).int8()
+    return from_pretrained(config.model).to(choose_device(config.device))
 
 
 EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {

@@ -11,6 +11,7 @@ import torch
 from roberta.checkpoint import native
 from roberta.data.readers.glue import GLUE, MNLI_LABELS, read_glue
 from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError
 from roberta.hub import RobertaHubInterface
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -89,6 +90,11 @@ def test_int8_says_nearly_the_same(measure, pairs, tmp_path):
     exact, rounded = (measure("table", path, *options, "--precision", name) for name in ("fp32", "int8"))
     assert rounded["num_examples"] == exact["num_examples"] == len(pairs)
     assert abs(rounded["correct"] - exact["correct"]) <= 2
+
+
+def test_int8_is_not_for_a_gpu():
+    with pytest.raises(ConfigError, match="--precision int8 is for CPUs; leave it out, or give --device cpu"):
+        evaluate.EvalConfig(device="cuda", precision="int8")
 
 
 def gold(pairs: list[tuple[str, str]], labels: tuple[str, ...]) -> list[str]:

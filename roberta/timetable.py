@@ -95,14 +95,27 @@ class Timetable:
         old = _schedule(old_schedule, old_max_update, old_end)
         if any(old(n) != self.lr(n) for n in range(position.num_updates)):
             old_last = old_max_update if old_end is None else min(old_end, old_max_update)
-            raise ConfigError(
-                f"the run was to end after update {old_last}, now {self.last_update(position)}, and the learning rates "
-                f"up to update {position.num_updates} follow from it; resume with the old --max-update (or "
-                "--max-epoch, --max-hours) and --decay-updates, or start with --total-num-update next time"
-            )
+            raise ConfigError(_refusal(position, old_schedule, self.config, (old_last, self.last_update(position))))
 
     def _schedule(self, max_update: int, end: int | None) -> Schedule:
         return _schedule(self.config, max_update, end)
+
+
+def _refusal(position: Position, old: Any, new: Any, last_updates: tuple[int, int]) -> str:
+    """Return what differs between the schedules and last updates of a run then and now, and what to do."""
+    differences, options, advice = [], [], ""
+    if old != new:
+        differences.append(f"--decay-updates was {old.decay_updates}, is {new.decay_updates}")
+        options.append("--decay-updates")
+    if last_updates[0] != last_updates[1]:
+        differences.append("the run was to end after update {}, now {}".format(*last_updates))
+        options.append("--max-update (or --max-epoch, --max-hours)")
+    if hasattr(new, "total_num_update"):
+        advice = ", or start with --total-num-update next time"
+    return (
+        f"{' and '.join(differences)}, and the learning rates up to update {position.num_updates} follow from it; "
+        f"resume with the old {' and '.join(options)}{advice}"
+    )
 
 
 def _schedule(config: Any, max_update: int, end: int | None) -> Schedule:

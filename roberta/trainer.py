@@ -422,7 +422,7 @@ class Trainer:
             len(self.train_samples),
             int(self.train_samples.sizes.sum()),
             self.last_update,
-            sum(parameter.numel() for parameter in self.model.parameters()) / 1e6,
+            self.model.num_parameters / 1e6,
             trained / 1e6,
             self.world.device,
             self.world.size,

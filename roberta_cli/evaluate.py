@@ -336,9 +336,8 @@ def _model(config: EvalConfig) -> Any:
 
     if config.model is None:
         raise ConfigError("required: --model")
-    if config.precision == "int8":
-        return from_pretrained(config.model).int8()
-    return from_pretrained(config.model).to(choose_device(config.device))
+    model = from_pretrained(config.model).float()
+    return model.int8() if config.precision == "int8" else model.to(choose_device(config.device))
 
 
 EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {

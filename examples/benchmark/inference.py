@@ -43,7 +43,6 @@ from roberta.checkpoint.onnx_format import export_onnx
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import SINGLE, parallelise
 from roberta.layout import SequenceLayout
-from roberta.models.quantization import quantize
 from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
 
 Batches = list[list[list[int]]]  # batches of sequences of token ids
@@ -192,7 +191,7 @@ def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compi
     copy = RobertaModel(model.config).eval()
     copy.load_state_dict(model.state_dict())
     if precision == "int8":
-        quantize(copy)
+        copy.int8()
     else:
         copy.to(given.device, DTYPES[precision])
     if compiled:
@@ -331,6 +330,8 @@ def main() -> None:
     given.device = "cuda" if torch.cuda.is_available() else "cpu"
     if "bf16" in given.precision and given.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         parser.error("this processor only emulates bf16; leave it out")
+    if "int8" in given.precision and given.device == "cuda":
+        parser.error("int8 is of CPUs; leave it out where there is a GPU")
     if given.pairs is None:
         sequences = random_sequences(draw_lengths(given.mix, given.sequences), vocab_size=VOCAB)
     else:

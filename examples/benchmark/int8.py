@@ -19,7 +19,6 @@ from torch import Tensor
 import roberta
 from roberta.data.sample import sample_corpus
 from roberta.layout import SequenceLayout
-from roberta.models.quantization import quantize
 from roberta.models.roberta import RobertaModel
 
 MASKED = 0.15  # of the tokens
@@ -57,9 +56,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
     given = parser.parse_args()
     hub = roberta.from_pretrained(given.model)
-    rounded = copy.deepcopy(hub.model)
-    quantize(rounded)
+    rounded = copy.deepcopy(hub.model).int8()
     blocks, places, targets = masked_blocks(hub, given.tokens)
+    if not len(blocks):
+        parser.error(f"--tokens {given.tokens} are less than one block")
     exact = log_probabilities(hub.model, blocks, places)
     rows: list[Row] = []
     for precision, found in (("fp32", exact), ("int8", log_probabilities(rounded, blocks, places))):

@@ -27,7 +27,6 @@ from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_text
 from roberta.hub.features import Pooling
 from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
-from roberta.models.quantization import quantize
 from roberta.models.roberta import RobertaModel
 
 
@@ -67,7 +66,7 @@ class RobertaHubInterface(nn.Module):
         config = self.model.config
         return (
             f"RobertaHubInterface({config.encoder_layers} layers, embed_dim {config.embed_dim}, "
-            f"{sum(parameter.numel() for parameter in self.parameters()) / 1e6:.1f}M parameters, "
+            f"{self.model.num_parameters / 1e6:.1f}M parameters{' in int8' * self.model.is_int8}, "
             f"vocabulary {config.vocab_size}, max_tokens {self.max_tokens}, "
             f"heads: {', '.join(self.model.heads) or 'none'}, {self.device}, "
             f"{'training' if self.training else 'evaluation'} mode)"
@@ -534,12 +533,13 @@ class RobertaHubInterface(nn.Module):
     def int8(self) -> "RobertaHubInterface":
         """Turn the linear maps of the encoder's layers into int8 and return self: faster on a CPU, and a little off.
 
-        Embeddings, attention, LayerNorms and heads stay in fp32. The model can't be trained, moved or saved afterwards.
+        Embeddings, attention, LayerNorms and heads stay in fp32. The model gives no gradients afterwards, and can't be
+        moved, copied, saved or exported.
 
         Raises:
             ConfigError: the model isn't on the CPU in fp32, or is in int8 already.
         """
-        quantize(self.model)
+        self.model.int8()
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:

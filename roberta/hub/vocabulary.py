@@ -16,7 +16,9 @@ def add_symbols(model: RobertaModel, num_symbols: int) -> None:
     The parameters that grow are new ones: an optimizer made before this does not know them.
     """
     embedding = model.encoder.embed_tokens
-    embedding.weight = nn.Parameter(with_mean_rows(embedding.weight, num_symbols))
+    embedding.weight = nn.Parameter(
+        with_mean_rows(embedding.weight, num_symbols), requires_grad=embedding.weight.requires_grad
+    )
     embedding.num_embeddings = len(embedding.weight)
     for head in model.heads.values():
         if isinstance(head, MaskedLMHead):

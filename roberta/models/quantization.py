@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from roberta.errors import ConfigError
-from roberta.models.roberta import RobertaModel
 
 _LEVELS = 255  # of an input, which is unsigned
 
@@ -18,7 +17,7 @@ _LEVELS = 255  # of an input, which is unsigned
 class Int8Linear(nn.Module):
     """A linear map whose weight has a scale for each output, and its input one for each row: rows stay independent.
 
-    It can be neither trained, moved, copied nor saved.
+    It can be neither differentiated, moved, copied nor saved.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -30,51 +29,55 @@ class Int8Linear(nn.Module):
         self._zero = torch.zeros(len(weight), dtype=torch.int64)  # (N,): weights are symmetric
         self._sums = rounded.sum(dim=1) * self._scale  # (N,): what a constant input of 1 gives
         self._bias = linear.bias.detach().clone()
+        self.num_weights = linear.weight.numel() + linear.bias.numel()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (T, C) to (T, N), in fp32."""
-        rounded, scale, low = rounded_inputs(x)
+        if x.requires_grad:
+            raise ConfigError("a model in int8 gives no gradients; use it in torch.no_grad(), or the model in fp32")
+        rounded, scale, low = rounded_inputs(x.float())  # under autocast it may be narrower
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, 0, self._packed, self._scale, self._zero, None, 1.0, 0, x.dtype, "none", [], "none"
+            rounded, 1.0, 0, self._packed, self._scale, self._zero, None, 1.0, 0, torch.float32, "none", [], "none"
         )
         return torch.addcmul(self._bias, output, scale).addr_(low.squeeze(1), self._sums)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
-        moved = fn(self._bias)
-        if (moved.device, moved.dtype) != (self._bias.device, self._bias.dtype):
-            raise ConfigError(
-                f"a model in int8 computes on the CPU, with fp32 around it, and can't become {moved.dtype} on "
-                f"{moved.device}; load it again"
-            )
+        refuse_to_move(fn)
         return self
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise ConfigError("a model in int8 can't be copied or pickled; load it again, and call .int8() on that")
+
     def _save_to_state_dict(self, *_: Any) -> None:
-        raise ConfigError("a model in int8 can't be saved, for its weights are rounded; save it before .int8()")
+        raise ConfigError("a model in int8 has no weights to save or replace, as they are rounded; do it before .int8()")
 
 
-def quantize(model: RobertaModel) -> None:
-    """Turn the linear maps of the encoder's layers, which take nearly all of the time, into int8; in place.
-
-    Embeddings, LayerNorms, attention and heads stay as they are. Nothing of the model can be trained afterwards but
-    heads that are registered later, on features that stay.
+def refuse_to_move(fn: Callable[[Tensor], Tensor]) -> None:
+    """Check what `nn.Module._apply` is to do with each tensor of a model in int8.
 
     Raises:
-        ConfigError: the model isn't on the CPU in fp32, or is in int8 already, or torch was built without oneDNN.
+        ConfigError: it would leave the CPU or fp32.
     """
-    weight = model.encoder.embed_tokens.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    moved = fn(torch.empty(0))
+    if moved.device.type != "cpu" or moved.dtype != torch.float32:
         raise ConfigError(
-            f"int8 is made from fp32 on the CPU, not from {weight.dtype} on {weight.device}; use .cpu().float() before"
+            f"a model in int8 computes on the CPU, with fp32 around it, and can't become {moved.dtype} on "
+            f"{moved.device}; load it again"
         )
-    if any(isinstance(module, Int8Linear) for module in model.modules()):
-        raise ConfigError("the model is in int8 already")
+
+
+def to_int8(module: nn.Module) -> None:
+    """Replace all linear maps within a module by such in int8.
+
+    Raises:
+        ConfigError: torch was built without oneDNN.
+    """
     if not torch.backends.mkldnn.is_available():
         raise ConfigError("int8 needs oneDNN (mkldnn), which this build of torch doesn't have")
-    model.requires_grad_(False)
-    for module in list(model.encoder.layers.modules()):
-        for name, child in module.named_children():
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
             if isinstance(child, nn.Linear):
-                setattr(module, name, Int8Linear(child))
+                setattr(parent, name, Int8Linear(child))
 
 
 def weight_levels() -> int:
@@ -94,4 +97,4 @@ def rounded_inputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _not_zero(scale: Tensor) -> Tensor:
     """Return scales with 1 for those too small to divide by, of numbers that are as good as equal."""
-    return torch.where(scale > torch.finfo(scale.dtype).tiny, scale, 1.0)
+    return torch.where(scale <= torch.finfo(scale.dtype).tiny, 1.0, scale)  # what is not a number stays so

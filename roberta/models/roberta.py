@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from roberta.config import option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
 from roberta.models.initialisation import look_nearby
+from roberta.models.quantization import Int8Linear, refuse_to_move, to_int8
 from roberta.models.transformer import Activation, Perturbation, TransformerEncoder
 from roberta.registry import HEADS, MODELS
 
@@ -67,6 +69,7 @@ class RobertaModel(nn.Module):
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__()
         self.config = config
+        self.is_int8 = False
         self.head_configs: dict[str, Any] = {}
         self.heads = nn.ModuleDict()
         self.encoder = TransformerEncoder(
@@ -124,6 +127,40 @@ class RobertaModel(nn.Module):
             return rows
         module: Any = self.heads[head]
         return module(rows) if targets is None else module.loss(rows, targets)
+
+    def int8(self) -> "RobertaModel":
+        """Turn the linear maps of the encoder's layers, which take nearly all of the time, into int8; in place.
+
+        Embeddings, LayerNorms, attention and heads stay as they are. Nothing of the model can be trained afterwards but
+        heads that are registered later, on features that stay; nor can it be moved, copied, saved or exported.
+
+        Raises:
+            ConfigError: the model isn't on the CPU in fp32, or is in int8 already, or torch was built without oneDNN.
+        """
+        weight = self.encoder.embed_tokens.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            raise ConfigError(
+                f"int8 is made from fp32 on the CPU, not from {weight.dtype} on {weight.device}; use .cpu().float() "
+                "before"
+            )
+        if self.is_int8:
+            raise ConfigError("the model is in int8 already")
+        to_int8(self.encoder.layers)
+        self.requires_grad_(False)
+        self.is_int8 = True
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RobertaModel":
+        if self.is_int8:
+            refuse_to_move(fn)  # before a part is moved
+        super()._apply(fn, recurse)
+        return self
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model has learned, those in int8 included."""
+        rounded = sum(module.num_weights for module in self.modules() if isinstance(module, Int8Linear))
+        return rounded + sum(parameter.numel() for parameter in self.parameters())
 
     def load_weights(self, weights: Mapping[str, Tensor], *, source: str) -> None:
         """Take over all parameters from `weights`, without a copy.

@@ -153,7 +153,7 @@ def warmup_stable_decay(config: WarmupStableDecayConfig, max_update: int) -> Sch
     if not 0 <= config.decay_updates <= max_update - warmup:
         raise ConfigError(
             f"--decay-updates {config.decay_updates} and --warmup-updates {warmup} "
-            f"do not fit into --max-update {max_update}"
+            f"do not fit into the {max_update} updates of the run"
         )
 
     def decay(num_updates: int) -> float:

@@ -1,12 +1,16 @@
 """The encoder in int8, against the same sums in integers and the encoder in fp32."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from roberta import inspection
 from roberta.errors import ConfigError
 from roberta.hub import RobertaHubInterface, from_pretrained
-from roberta.models.quantization import Int8Linear, quantize, rounded_inputs, weight_levels
+from roberta.models.heads import ClassificationHeadConfig
+from roberta.models.quantization import Int8Linear, rounded_inputs, weight_levels
 from roberta.models.roberta import RobertaConfig, RobertaModel
 
 TEXTS = ("She opened the <mask> and went into the house.", "He had never been so <mask> in his life.")
@@ -39,7 +43,22 @@ def test_the_largest_inputs_and_weights_do_not_overflow():
     linear.weight.fill_(1.0)
     linear.bias.zero_()
     x = torch.full((3, 512), 2.0)
-    torch.testing.assert_close(Int8Linear(linear)(x), torch.full((3, 4), 1024.0))
+    x[:, 0] = 0.0  # or all inputs would be the lowest
+    torch.testing.assert_close(Int8Linear(linear)(x), torch.full((3, 4), 1022.0))
+
+
+def test_narrower_inputs_are_rounded_as_wide_ones():
+    linear, x = Int8Linear(make_linear(64, 8)), torch.randn(20, 64).bfloat16()
+    assert torch.equal(linear(x), linear(x.float()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(value):
+    linear, x = make_linear(16, 4), torch.randn(3, 16)
+    x[1, 5] = value
+    assert Int8Linear(linear)(x).isfinite().all(dim=1).tolist() == [True, False, True]
+    linear.weight[2, 7] = value
+    assert not Int8Linear(linear)(torch.randn(3, 16))[:, 2].isfinite().any()
 
 
 def test_each_input_is_off_by_half_a_level_at_most():
@@ -80,7 +99,9 @@ def make_model() -> RobertaModel:
 
 def test_only_the_layers_become_int8_and_nothing_of_them_is_trained():
     model = make_model()
-    quantize(model)
+    size = model.num_parameters
+    assert model.int8() is model
+    assert model.num_parameters == size
     kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Int8Linear)}
     assert set(kinds.values()) == {Int8Linear}
     assert len(kinds) == 4
@@ -89,13 +110,38 @@ def test_only_the_layers_become_int8_and_nothing_of_them_is_trained():
 
 def test_what_int8_can_not_do_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"not from torch.bfloat16 on cpu; use .cpu\(\).float\(\)"):
-        quantize(make_model().bfloat16())
-    model = make_model()
-    quantize(model)
+        make_model().bfloat16().int8()
+    hub = RobertaHubInterface(make_model(), from_pretrained("roberta.mini").tokenizer).int8()
+    assert "M parameters in int8, " in repr(hub)
     with pytest.raises(ConfigError, match="in int8 already"):
-        quantize(model)
+        hub.int8()
     with pytest.raises(ConfigError, match="can't become torch.float64 on cpu; load it again"):
-        model.double()
-    with pytest.raises(ConfigError, match="can't be saved"):
-        RobertaHubInterface(model, from_pretrained("roberta.mini").tokenizer).save_pretrained(tmp_path / "model")
+        hub.double()
+    assert {parameter.dtype for parameter in hub.parameters()} == {torch.float32}
+    with pytest.raises(ConfigError, match=r"no weights to save or replace"):
+        hub.save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"no weights to save or replace"):
+        hub.model.load_weights(make_model().state_dict(), source="other")
+    with pytest.raises(ConfigError, match=r"can't be copied or pickled; load it again"):
+        copy.deepcopy(hub)
+    with pytest.raises(ConfigError, match=r"can't be copied or pickled; load it again"):
+        torch.save(hub.model, tmp_path / "model.pt")
+    (tmp_path / "model.pt").unlink()  # of torch
+    with pytest.raises(ConfigError, match=r"can't be exported"):
+        hub.export_onnx(tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_in_int8_gives_no_gradients_rather_than_wrong_ones():
+    hub = from_pretrained("roberta.mini").int8()
+    with pytest.raises(ConfigError, match="in int8 gives no gradients"):
+        inspection.inspect(hub, TEXTS[0])
+
+
+def test_new_symbols_and_heads_of_a_model_in_int8_do_not_make_the_rest_learn():
+    hub = from_pretrained("roberta.mini").int8()
+    hub.add_tokens(["naproxen"])
+    hub.model.register_head("topic", ClassificationHeadConfig(num_classes=2))
+    hub.predict("topic", hub.encode("She took naproxen.")).sum().backward()
+    learning = {name for name, parameter in hub.named_parameters() if parameter.grad is not None}
+    assert learning == {name for name, _ in hub.named_parameters() if name.startswith("model.heads.topic.")}

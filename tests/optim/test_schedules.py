@@ -69,7 +69,7 @@ def test_wsd_is_stable_and_decays_at_the_end():
 
 
 def test_wsd_must_fit_into_the_run():
-    with pytest.raises(ConfigError, match="do not fit into --max-update 10"):
+    with pytest.raises(ConfigError, match="do not fit into the 10 updates"):
         warmup_stable_decay(WarmupStableDecayConfig(warmup_updates=7, decay_updates=4), 10)
 
 

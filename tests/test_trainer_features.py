@@ -295,7 +295,9 @@ def test_a_run_branches_into_decays_of_other_lengths_before_one_has_begun(recipe
     branch = Trainer(with_options(long, max_update=7, resume=True))
     branch.train()
     assert equal(weights(branch), weights(whole))
-    with pytest.raises(ConfigError, match="^--decay-updates was 5, is 1, and .* 7 follow from it; .* the old --decay-updates$"):
+    with pytest.raises(
+        ConfigError, match="^--decay-updates was 5, is 1, and .* 7 follow from it; .* the old --decay-updates$"
+    ):
         Trainer(with_options(short, max_update=7, resume=True)).train()
 
 

@@ -7,12 +7,13 @@ Positions past those of the preset, which a run may have had and never used, are
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 from roberta import pretrained
-from roberta.checkpoint import native
+from roberta.files import write_text
 from roberta.hub import RobertaHubInterface
-from roberta.model_card import CARD, card, read_facts
+from roberta.model_card import CARD, Facts, card, read_facts
 from roberta.models.roberta import RobertaModel, preset_config
 
 NAME, POSITIONS = "roberta.mini", "encoder.embed_positions.weight"
@@ -22,9 +23,9 @@ HEADING = "## Licence and limits\n"
 LIMITS = """
 MIT, as the package. The model read {tokens:.0f} million tokens of old English novels in the public domain, and carries
 their language and their prejudices. It knows no facts, was tested on nothing but what the examples of the package
-show, and is meant for trying things out. In training it had 512 positions; those past
-the 128 that it ever saw were cut.
+show, and is meant for trying things out.
 """
+CUT = "In training it had {had} positions; those past the {kept} that it ever saw were cut.\n"
 
 
 def cut(model: RobertaModel) -> RobertaModel:
@@ -39,6 +40,16 @@ def cut(model: RobertaModel) -> RobertaModel:
     return kept
 
 
+def shipped_card(folder: Path, facts: Facts, had: int, kept: int) -> str:
+    """Return the card of the folder, with what is known of this model in the place of what a card leaves open."""
+    text = card(folder, facts)
+    if EXAMPLE not in text or HEADING not in text:
+        sys.exit(f"a model card has no {EXAMPLE!r} or no {HEADING!r} any more; adapt {Path(__file__).name}")
+    head, _, _ = text.replace(EXAMPLE, "She opened the <mask> and went into the house.").partition(HEADING)
+    limits = LIMITS.format(tokens=facts.progress["num_tokens"] / 1e6)
+    return head + HEADING + limits + (CUT.format(had=had, kept=kept) if had > kept else "")
+
+
 def main() -> None:
     """Write the folder, in the place of the one there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,17 +57,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder to write")
     given = parser.parse_args()
     source = pretrained.load(given.run)
-    RobertaHubInterface(cut(source.model).half().eval(), source.tokenizer).save_pretrained(given.folder)
+    model = cut(source.model).half().eval()
+    RobertaHubInterface(model, source.tokenizer).save_pretrained(given.folder)
     facts = read_facts(given.run)
     recipe = {**facts.run["recipe"], "task": {**facts.run["recipe"]["task"], "data": "mini-bin"}}
     run = {**facts.run, "command": COMMAND, "recipe": recipe}
     facts = dataclasses.replace(facts, name=NAME, license="mit", languages=("en",), run=run)
-    text, _, _ = card(given.folder, facts).partition(HEADING)
-    text = text.replace(EXAMPLE, "She opened the <mask> and went into the house.")
-    limits = LIMITS.format(tokens=facts.progress["num_tokens"] / 1e6)
-    (given.folder / CARD).write_text(text + HEADING + limits, encoding="utf-8")
+    had, kept = (config.max_positions for config in (source.model.config, model.config))
+    write_text(given.folder / CARD, shipped_card(given.folder, facts, had, kept))
     print(f"{given.folder}: {sum(path.stat().st_size for path in given.folder.iterdir()) / 1e6:.1f} MB")
-    assert native.load(given.folder).model.config.max_positions == preset_config(NAME).max_positions
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ class Int8Linear(nn.Module):
         raise ConfigError("a model in int8 can't be copied or pickled; load it again, and call .int8() on that")
 
     def _save_to_state_dict(self, *_: Any) -> None:
-        raise ConfigError("a model in int8 has no weights to save or replace, as they are rounded; do it before .int8()")
+        raise ConfigError(
+            "a model in int8 has no weights to save or replace, as they are rounded; do it before .int8()"
+        )
 
 
 def refuse_to_move(fn: Callable[[Tensor], Tensor]) -> None:

@@ -4,11 +4,17 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from roberta.data.sample import sample_corpus
+from roberta.hub import from_pretrained
+from roberta.pretrained import SHIPPED
+from roberta_cli import preprocess, train
 from roberta_cli.train import parse
 
 FOLDER = Path(__file__).parents[2] / "examples/pretraining"
@@ -112,3 +118,25 @@ def test_a_job_whose_time_is_up_saves_and_goes_back_into_the_queue(start, tmp_pa
 def test_a_job_that_ends_or_fails_is_not_requeued(start, tmp_path, exit_code):
     assert start(exit_code).wait(20) == int(exit_code)
     assert "requeue" not in (tmp_path / "calls").read_text()
+
+
+@pytest.mark.parametrize("positions", [128, 160])
+def test_the_shipped_model_is_made_of_a_run(tmp_path, positions):
+    for split in ("train", "valid"):
+        (tmp_path / split).write_text(sample_corpus(split)[:20_000], encoding="utf-8")
+    texts = ["--trainpref", tmp_path / "train", "--validpref", tmp_path / "valid", "--vocab", SHIPPED["roberta.mini"]]
+    assert preprocess.main([*map(str, texts), "--destdir", str(tmp_path / "bin")]) == 0
+    shape = ["--preset", "roberta.mini", "--max-positions", positions, "--tokens-per-sample", 128, "--batch-size", 2]
+    run = ["--max-update", 1, "--save-dir", tmp_path / "run"]
+    assert train.main([str(tmp_path / "bin"), *map(str, [*shape, *run])]) == 0
+    subprocess.run(
+        [sys.executable, FOLDER / "ship_mini.py", tmp_path / "run", tmp_path / "mini"], check=True, timeout=120
+    )
+    trained, shipped = from_pretrained(tmp_path / "run"), from_pretrained(tmp_path / "mini")
+    assert (trained.max_tokens, shipped.max_tokens) == (positions, 128)
+    text = "It is a <mask>."
+    assert torch.equal(trained.half().extract_features(text), shipped.extract_features(text))
+    card = (tmp_path / "mini/README.md").read_text(encoding="utf-8")
+    assert 'roberta.from_pretrained("roberta.mini")' in card
+    assert "She opened the <mask>" in card
+    assert ("160 positions; those past the 128" in card) == (positions > 128)

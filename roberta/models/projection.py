@@ -66,7 +66,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         (scale,) = grad_outputs
         grad_rows, grad_weight, grad_bias = ctx.saved_tensors
         # In place: new blocks as large as the vocabulary's weight cost a CPU more than the product (4 % of a step at
-        # 6x256 and 1,024 tokens, 2026-11-23). A second backward pass is refused by torch, for the saved tensors have changed.
+        # 6x256 and 1,024 tokens, 2026-11-23). Torch refuses a second backward pass, as saved tensors have changed.
         return grad_rows.mul_(scale.to(grad_rows.dtype)), grad_weight.mul_(scale), grad_bias.mul_(scale), None
 
 

@@ -87,11 +87,11 @@ def export_onnx(model: RobertaModel, path: Path, head: str | None = None) -> Non
         ConfigError: onnx or onnxscript is not installed, there is no such head, the model is in int8, or over 2 GiB.
         StorageError: the file can't be written.
     """
+    if model.is_int8:
+        raise ConfigError("a model in int8 can't be exported; export it before .int8(), and let the runtime round it")
     missing = [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise ConfigError(f"the export to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
-    if model.is_int8:
-        raise ConfigError("a model in int8 can't be exported; export it before .int8(), and let the runtime round it")
     if head is not None:
         model.head_config(head)
     padded = PaddedModel(model, head)

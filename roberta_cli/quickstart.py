@@ -92,12 +92,10 @@ def command(argv: Sequence[str]) -> Result | None:
 
 def _steps(config: QuickstartConfig) -> dict[str, tuple[Step, list[str]]]:
     """Return the commands to run, by name, with their arguments; writes the sample text."""
-    from roberta.pretrained import SHIPPED
-
     data, run_dir = str(config.folder / "data-bin"), str(config.folder / RUN)
     texts, passages = _write_sample(config.folder)
     options = ["--save-dir", run_dir, "--max-update", str(config.max_update), "--resume", *RECIPE]
-    splits = ["--trainpref", texts["train"], "--validpref", texts["valid"], "--vocab", str(SHIPPED[MODEL])]
+    splits = ["--trainpref", texts["train"], "--validpref", texts["valid"], "--vocab", MODEL]
     novels = ["--init", MODEL, "--save-dir", str(config.folder / CLASSIFIER), "--resume"]
     updates = ["--max-update", str(config.classifier_updates), *CLASSIFIER_RECIPE]
     return {

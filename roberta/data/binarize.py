@@ -44,7 +44,9 @@ class PreprocessConfig:
     validpref: tuple[Path, ...] | None = option(None, help="text files of the validation split")
     testpref: tuple[Path, ...] | None = option(None, help="text files of the test split")
     destdir: Path = option(Path("data-bin"), help="folder for the binarised splits, the dictionary and the BPE files")
-    vocab: Path | None = option(None, help="folder of dict.txt, encoder.json and vocab.bpe; RoBERTa's own if not given")
+    vocab: Path | None = option(
+        None, help="folder of dict.txt, encoder.json and vocab.bpe, or roberta.mini for its own; RoBERTa's if not given"
+    )
     train_bpe: int | None = option(
         None, help="learn a BPE of this many symbols from the training text, and count a dictionary"
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from roberta.data.indexed import IndexedDataset
+from roberta.errors import VocabError
+from roberta.pretrained import SHIPPED
 from roberta_cli.preprocess import main
 
 BAD_INPUT, STORAGE = 2, 5
@@ -47,6 +49,16 @@ def test_a_vocabulary_of_ones_own_is_used(tmp_path, capsys):
     assert main(["--trainpref", train, *options]) == 0
     hello = IndexedDataset(tmp_path / "first" / "train")[0][0]
     assert IndexedDataset(tmp_path / "second" / "train")[0].tolist() == [len(lines) + 7 - hello, 2]
+
+
+def test_the_vocabulary_of_the_shipped_model_has_its_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train = written(tmp_path / "train.txt", "Hello\n")
+    assert main(["--trainpref", train, "--destdir", "out", "--vocab", "roberta.mini"]) == 0
+    for name in ("dict.txt", "encoder.json", "vocab.bpe"):
+        assert (tmp_path / "out" / name).read_bytes() == (SHIPPED["roberta.mini"] / name).read_bytes()
+    assert main(["--trainpref", train, "--destdir", "other", "--vocab", "roberta.min"]) == VocabError.exit_code
+    assert "roberta.min: no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

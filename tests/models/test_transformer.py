@@ -1,6 +1,7 @@
 """The encoder against its float64 twin, in evaluation and in training, alone and packed."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention
 from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.models.transformer import Activation
 from tests.builders import make_tiny_model
 from tests.reference import encoder as twin
 
@@ -162,6 +164,18 @@ def test_the_last_layer_computes_no_more_than_the_selected_rows(tiny_model):
     tokens, layout = packed(sequences())
     tiny_model(tokens, layout, "topic", layout.first)
     assert shapes == [len(tokens), layout.num_sequences]
+
+
+@pytest.mark.parametrize("activation_fn", get_args(Activation))
+def test_features_are_the_same_with_and_without_gradients(tiny_config, activation_fn):
+    model = make_tiny_model(dataclasses.replace(tiny_config, activation_fn=activation_fn)).eval()
+    tokens, layout = packed(sequences())
+    learning = model(tokens, layout)
+    with torch.no_grad():
+        assert torch.equal(model(tokens, layout), learning)
+        hiddens = model.encoder.all_hiddens(tokens, layout)
+    assert torch.equal(hiddens[-1], learning)
+    assert len({hidden.data_ptr() for hidden in hiddens}) == len(hiddens)
 
 
 def test_sequences_do_not_see_each_other(tiny_model):

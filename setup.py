@@ -20,7 +20,7 @@ setup(
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
@@ -70,6 +70,7 @@ setup(
         ],
         "bench": [
             "transformers>=5",
+            "accelerate",
             "onnx",
             "onnxscript",
             "onnxruntime",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from roberta.errors import ConfigError, TrainingError
+from roberta.failures import lost_process
 
 Parallelism = Literal["ddp", "fsdp"]
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -39,7 +40,7 @@ class World:
         """Return the sums of numbers over all ranks, in float64.
 
         Raises:
-            TrainingError: a rank was lost, or did not answer within the time-out.
+            LostProcessError: a rank was lost, or did not answer within the time-out.
         """
         if self.size == 1:
             return values
@@ -51,7 +52,7 @@ class World:
         """Return the values of all ranks, in their order; they are pickled on the way between our own processes.
 
         Raises:
-            TrainingError: a rank was lost, or did not answer within the time-out.
+            LostProcessError: a rank was lost, or did not answer within the time-out.
         """
         if self.size == 1:
             return [value]
@@ -63,7 +64,7 @@ class World:
         """Return when all ranks have come here.
 
         Raises:
-            TrainingError: a rank was lost, or did not answer within the time-out.
+            LostProcessError: a rank was lost, or did not answer within the time-out.
         """
         if self.size > 1:
             self._together(dist.barrier)
@@ -72,10 +73,7 @@ class World:
         try:
             operation()
         except RuntimeError as error:
-            raise TrainingError(
-                f"rank {self.rank} of {self.size}: another rank was lost or hangs ({str(error).splitlines()[0]}); "
-                "see its messages above, then start again with --resume"
-            ) from error
+            raise lost_process(self.rank, self.size, error) from error
 
 
 SINGLE = World(0, 1, torch.device("cpu"))

@@ -23,9 +23,9 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from roberta.errors import DownloadError
+from roberta.progress import progress_bar
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +37,16 @@ _MAX_RETRY_AFTER = 60.0  # seconds; a server that asks for more is treated as on
 _STALE_SECONDS = 24 * 3600.0
 _MAX_UNPACKED_BYTES = 32 * 2**30  # 355M parameters take 1.4 GB in float32; what grows past this is a bomb
 _MAX_TRAILING_BYTES = 2**20
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, ValueError)  # what reading such an archive raises
 _REQUIRED_MEMBERS = frozenset({"model.pt", "dict.txt"})
 _MEMBER = re.compile(
     r"model\.pt|dict\.txt|encoder\.json|vocab\.bpe|vocab\.json|merges\.txt|sentencepiece\.bpe\.model|NOTE|README[\w.-]{0,40}",
     re.ASCII,
 )
+
+
+class DamagedArchiveError(DownloadError):
+    """An archive is not as it was packed: cut, changed, or something else; another download may be whole."""
 
 
 class _TryError(DownloadError):
@@ -74,13 +79,15 @@ def fetch(
     url: str,
     *,
     sha256: str | None = None,
+    size: int | None = None,
     folder: Path | None = None,
     timeout: tuple[float, float] = (5.0, 30.0),
     pause: float = 1.0,
 ) -> Path:
     """Return the local path of the file at `url`, downloading it if it is not in the cache yet.
 
-    `sha256` is the expected digest in hexadecimal; without it the only check is the length that the server declares.
+    `sha256` is the expected digest in hexadecimal, `size` the expected bytes; without them the only check is the length
+    that the server declares.
     `folder` stands in for `cache_dir()`. `timeout` is seconds to connect and seconds between bytes; `pause` is seconds
     before the second try, doubled for each further one. Timeouts, broken connections and server errors (5xx) are tried
     again, refusals (4xx) are not.
@@ -91,14 +98,14 @@ def fetch(
     path = (folder or cache_dir()) / hashlib.sha256(url.encode()).hexdigest()[:16] / _file_name(url)
     tries = 0
     try:
-        if _is_cached(path, sha256):
+        if _is_cached(path, sha256, size):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, f"{glob.escape(path.name)}.*.part")
         while True:
             tries += 1
             try:
-                return _try_once(url, path, sha256, timeout)
+                return _try_once(url, path, sha256=sha256, size=size, timeout=timeout)
             except _TryError as error:
                 if tries >= error.tries:
                     raise
@@ -118,9 +125,10 @@ def unpack(archive: Path, folder: Path) -> Path:
     `folder` that already holds a model is returned as it is.
 
     Raises:
-        DownloadError: the archive is damaged, lacks a file, or holds a member that no hub archive has.
+        DamagedArchiveError: the archive is damaged.
+        DownloadError: it lacks a file, or holds a member that no hub archive has; or the folder can't be written.
     """
-    if (folder / "model.pt").is_file():
+    if is_unpacked(folder):
         return folder
     part = _temporary(folder)
     try:
@@ -129,13 +137,19 @@ def unpack(archive: Path, folder: Path) -> Path:
         _extract(archive, part)
         _rename_folder(part, folder)
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError, MemoryError) as error:
-        raise DownloadError(
+        kind = DamagedArchiveError if isinstance(error, _DAMAGE) else DownloadError
+        raise kind(
             f"could not unpack {archive} into {folder}: {type(error).__name__}: {error}; "
-            f"if the archive is damaged, delete it and download it again"
+            "if the archive is damaged, delete it and download it again; if that folder holds other files, move it away"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Return whether a folder has the files that every hub archive has."""
+    return all((folder / name).is_file() for name in _REQUIRED_MEMBERS)
 
 
 def sweep(parent: Path, pattern: str) -> None:
@@ -154,8 +168,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex}.part")
 
 
-def _is_cached(path: Path, sha256: str | None) -> bool:
+def _is_cached(path: Path, sha256: str | None, size: int | None) -> bool:
     if not path.is_file():
+        return False
+    if size not in (None, path.stat().st_size):
+        _log.warning("%s has %d bytes instead of %d; downloading it again", path, path.stat().st_size, size)
         return False
     if sha256 is None:
         return True
@@ -166,13 +183,15 @@ def _is_cached(path: Path, sha256: str | None) -> bool:
     return found == sha256.lower()
 
 
-def _try_once(url: str, path: Path, sha256: str | None, timeout: tuple[float, float]) -> Path:
+def _try_once(url: str, path: Path, *, sha256: str | None, size: int | None, timeout: tuple[float, float]) -> Path:
     part = _temporary(path)
     try:
         with requests.Session() as session, _open(session, url, timeout) as response, part.open("wb") as file:
             found = _receive(response, file, path.name)
             file.flush()
             os.fsync(file.fileno())
+        if size not in (None, part.stat().st_size):
+            raise _TryError(f"it has {part.stat().st_size} bytes, expected {size}", tries=_MAX_TRIES)
         if sha256 is not None and found != sha256.lower():
             raise _TryError(f"its sha256 is {found}, expected {sha256}", tries=_MAX_MISMATCHES)
         os.replace(part, path)
@@ -216,8 +235,7 @@ def _receive(response: requests.Response, file: IO[bytes], name: str) -> str:
     expected = int(declared) if re.fullmatch(r"\d{1,18}", declared, re.ASCII) else None
     digest = hashlib.sha256()
     received = 0
-    # disable=None: no bar where stderr is not a terminal.
-    with tqdm(total=expected, desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=None) as bar:
+    with progress_bar(desc=name, unit="B", total=expected, scale=True, lines=True) as bar:
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             file.write(chunk)
             digest.update(chunk)
@@ -293,5 +311,5 @@ def _rename_folder(part: Path, folder: Path) -> None:
     try:
         os.rename(part, folder)
     except OSError:
-        if not (folder / "model.pt").is_file():  # otherwise another process was first, and its copy is as good
+        if not is_unpacked(folder):  # otherwise another process was first, and its copy is as good
             raise

@@ -56,6 +56,10 @@ class TrainingError(RobertaError):
     exit_code = 6
 
 
+class LostProcessError(TrainingError):
+    """Another process of the training was lost, or did not answer in time."""
+
+
 class PreemptionError(RobertaError):
     """Work was stopped from outside, saved, and can be resumed."""
 

@@ -23,8 +23,9 @@ from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
 from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.winograd import PRONOUN_SETS
-from roberta.errors import ConfigError, choices
+from roberta.errors import ConfigError, PreemptionError, choices
 from roberta.files import write_text
+from roberta.interruption import Interruption
 from roberta.model_card import write_run_cards
 from roberta.plotting import plot, plot_confusion, read_logs, save
 from roberta.recipe import Recipe
@@ -115,6 +116,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     returns the report; others None.
 
     Raises:
+        PreemptionError: SIGTERM or Ctrl-C came; what was trained was saved, and the next run was not begun.
         RobertaError: as the trainer and the readers of the data do.
     """
     save_dir = recipe.trainer.save_dir
@@ -130,7 +132,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
             tests = {split: trainer.task.samples(split) for split in trainer.task.test_splits()}
         if len(combinations) > 1 and trainer.world.is_main:
             logger.info("lr %g, seed %d", lr, seed)
-        metrics = trainer.train()
+        metrics = _train(trainer)
         position = trainer.position
         best = metrics[trainer.valid_samples.metric] if position.best is None else position.best
         runs.append(Run(lr, seed, folder, position.best_update, best, position.seconds))
@@ -155,6 +157,15 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     write_text(save_dir / f"{REPORT}.md", report.to_markdown(*_draw(save_dir, report)))
     write_run_cards(save_dir)
     return report
+
+
+def _train(trainer: Trainer) -> dict[str, float]:
+    """Train, and return the metrics of the last validation; a signal during the last update or after it counts too."""
+    with Interruption() as interruption:
+        metrics = trainer.train()
+        if trainer.world.total([float(interruption.requested)])[0]:
+            raise PreemptionError(f"stopped after the run {trainer.config.save_dir}, and saved; go on with --resume")
+    return metrics
 
 
 def _variant(recipe: Recipe, lr: float, seed: int, folder: Path) -> Recipe:

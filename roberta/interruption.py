@@ -1,5 +1,6 @@
 """A polite end: SIGTERM and Ctrl-C let the work at hand finish and be saved."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -9,19 +10,33 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _SAME_SECONDS = 5.0  # torchrun passes on a signal that its workers had already: that is no second one
+_TORCHRUN = ("RANK", "TORCHELASTIC_RUN_ID")  # nobody else repeats signals: Ctrl-C reaches every process once
 
 
 class Interruption:
-    """Within this context the first signal is noted in `requested`; one that comes later acts as it did before."""
+    """Within this context the first signal is noted in `requested`; one that comes later acts as it did before.
+
+    One within another is the other's: what came earlier counts, and what comes is noted in both.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.requested = False
         self._clock = clock
-        self._noted = 0.0
+        self._noted: float | None = None
+        self._same_seconds = _SAME_SECONDS if any(name in os.environ for name in _TORCHRUN) else 0.0
         self._handlers: dict[signal.Signals, Any] = {}
+        self._outer: Interruption | None = None
+
+    @property
+    def requested(self) -> bool:
+        """A signal has come."""
+        return self._noted is not None if self._outer is None else self._outer.requested
 
     def __enter__(self) -> "Interruption":
-        self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+        owner = getattr(signal.getsignal(SIGNALS[0]), "__self__", None)
+        if isinstance(owner, Interruption):
+            self._outer = owner
+        else:
+            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(
@@ -30,9 +45,9 @@ class Interruption:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.requested:
-            self.requested, self._noted = True, self._clock()
-        elif self._clock() - self._noted > _SAME_SECONDS:
+        if self._noted is None:
+            self._noted = self._clock()
+        elif self._clock() - self._noted >= self._same_seconds:
             self._restore()
             signal.raise_signal(number)
 

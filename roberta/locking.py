@@ -84,7 +84,7 @@ def _holder(descriptor: int) -> dict[str, Any]:
     """Return what the holder wrote into the file; nothing if it has not yet, or its host went down while it did."""
     try:
         holder = json.loads(os.pread(descriptor, 2**16, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return holder if isinstance(holder, dict) else {}
 

@@ -138,5 +138,5 @@ def _lies_before(line: bytes, update: int) -> bool:
     try:
         (record,) = json.loads(line).values()
         return int(record["num_updates"]) < update
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return False

@@ -31,6 +31,11 @@ def write(folder: Path, names: Iterable[str]) -> None:
     write_text(folder / MANIFEST, json.dumps({"version": _VERSION, "files": files}, indent=2) + "\n")
 
 
+def names(folder: Path) -> set[str]:
+    """Return the names of the files that a manifest lists; none if there is no manifest that can be read."""
+    return set(_entries(folder))
+
+
 def listed(folder: Path, error: type[RobertaError]) -> dict[Path, str]:
     """Return the sha256 that each file of a manifest must have; the files are checked to be there in their sizes.
 

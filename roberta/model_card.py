@@ -3,10 +3,12 @@
 A card begins with a YAML block, as the Hugging Face Hub reads it
 (https://huggingface.co/docs/hub/model-cards#model-card-metadata). Everything comes from the files of the checkpoint and
 its run; what they do not know is left to be filled in. A card is no part of the checkpoint's manifest, so that people
-can go on writing it; writing the model again makes a new one.
+can go on writing it: its last line is the sha256 of the others, and a card that does not end so is left as it is.
 """
 
+import hashlib
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,17 +19,18 @@ from typing import Any
 from safetensors import safe_open
 
 from roberta.checkpoint import native
-from roberta.checkpoint.folders import read_json
+from roberta.checkpoint.folders import CARD, read_json
 from roberta.errors import CheckpointError
 from roberta.files import write_text
 from roberta.logs import LOG
 from roberta.manifest import MANIFEST, listed
 
-CARD = "README.md"
+logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"  # the Hub's name of a licence that is not stated
 
 _RUN, _REPORT = "run.json", "report.json"
+_SEAL = "<!-- sha256 of all lines above, while nobody has changed them: "
 _SHOWN = {  # the part of a recipe, and the options of it that people ask for first
     "task": ("data", "tokens_per_sample", "mask_prob", "mask_whole_words", "sample_break_mode"),
     "optimizer": ("type", "weight_decay", "adam_betas", "adam_eps"),
@@ -98,19 +101,21 @@ class Facts:
 
 
 def write_card(folder: Path, facts: Facts | None = None) -> Path:
-    """Write the card of a checkpoint folder, and return where it is.
+    """Write the card of a checkpoint folder, and return where it is; one that people wrote or changed stays.
 
     Raises:
         CheckpointError: the folder holds no checkpoint.
         StorageError: the card can't be written.
     """
     path = folder / CARD
-    write_text(path, card(folder, facts or Facts()))
+    _write(path, card(folder, facts or Facts()))
     return path
 
 
 def write_run_cards(run_dir: Path) -> list[Path]:
     """Write the card of a finished run into its folder, and into that of its best model; return where they are.
+
+    Cards that people wrote or changed stay.
 
     Raises:
         CheckpointError: the run has no checkpoint, or a file of it is damaged.
@@ -120,7 +125,7 @@ def write_run_cards(run_dir: Path) -> list[Path]:
     text = card(model, read_facts(run_dir))
     paths = [folder / CARD for folder in dict.fromkeys((run_dir, model))]
     for path in paths:
-        write_text(path, text)
+        _write(path, text)
     return paths
 
 
@@ -169,6 +174,22 @@ def card(folder: Path, facts: Facts) -> str:
         _limits(facts),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_file() and not _is_unchanged(path.read_bytes()):
+        logger.info("%s was written or changed by hand, and stays; delete it for a new one", path)
+        return
+    write_text(path, _sealed(text.encode()).decode())
+
+
+def _is_unchanged(content: bytes) -> bool:
+    text, seal, _ = content.rpartition(_SEAL.encode())
+    return bool(seal) and _sealed(text) == content
+
+
+def _sealed(text: bytes) -> bytes:
+    return text + f"{_SEAL}{hashlib.sha256(text).hexdigest()} -->\n".encode()
 
 
 def _header(config: Mapping[str, Any], facts: Facts, title: str) -> str:
@@ -334,7 +355,7 @@ def _history(facts: Facts) -> list[tuple[str, str]]:
     progress, versions = facts.progress, facts.run.get("versions", {})
     seconds = progress.get("seconds")
     return [
-        ("training data", str(progress.get("data", ""))),
+        ("training data", _shown(progress.get("data", ""))),
         ("updates", str(progress.get("num_updates", ""))),
         ("epochs begun", str(progress.get("epoch", ""))),
         ("hours of training", "" if seconds is None else f"{seconds / 3600:.2f}"),
@@ -389,15 +410,24 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _last_validation(path: Path) -> dict[str, Any]:
-    """Return the last record of a validation in a log; nothing if it has none."""
-    if not path.is_file():
+    """Return the last record of a validation in a log that can be read; nothing if it has none."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    records = (_validation(line) for line in reversed(lines) if line.startswith(b'{"valid"'))
+    return next(filter(None, records), {})
+
+
+def _validation(line: bytes) -> dict[str, Any]:
+    """Return the record of a validation in a line of a log; nothing if the line is damaged."""
+    try:
+        record = json.loads(line)["valid"]
+    except (ValueError, RecursionError):  # damaged, and no reason to go without a card
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    records = [json.loads(line) for line in lines if line.endswith("\n") and line.startswith('{"valid"')]
-    return dict(records[-1]["valid"]) if records else {}
+    return record if isinstance(record, dict) and "num_updates" in record else {}
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

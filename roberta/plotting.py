@@ -86,7 +86,7 @@ def read_log(path: Path) -> RunLog:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: can't be read: {error}; name the folder of a run") from error
-    records: dict[str, list[dict[str, Any]]] = {"train": [], "valid": []}
+    records: dict[str, list[dict[str, float]]] = {"train": [], "valid": []}
     for number, line in enumerate(lines, start=1):
         if not line.endswith("\n"):
             continue  # a run that is at work has begun to write it
@@ -248,22 +248,21 @@ def figure_class() -> Any:
     return Figure
 
 
-def _record(line: str, place: str) -> tuple[str, dict[str, Any]]:
-    """Return the kind of a log line and its fields, of which `num_updates` is one."""
+def _record(line: str, place: str) -> tuple[str, dict[str, float]]:
+    """Return the kind of a log line and its numbers, of which `num_updates` is one."""
     try:
-        values = json.loads(line)
-        ((kind, record),) = values.items()
-        is_record = kind in ("train", "valid") and UPDATE in record
-    except (ValueError, AttributeError, TypeError) as error:
+        ((kind, values),) = json.loads(line).items()
+        record = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{place}: not a log record: {line.strip()[:80]!r}; mend or remove the line") from error
-    if not is_record:
+    if kind not in ("train", "valid") or UPDATE not in record:
         raise DataError(f"{place}: expected a train or valid record with {UPDATE}, found {line.strip()[:80]!r}")
     return kind, record
 
 
-def _series(records: Sequence[Mapping[str, Any]]) -> Series:
+def _series(records: Sequence[Mapping[str, float]]) -> Series:
     """Return the numbers of the records by field, NaN where one lacks it."""
-    fields = {name for record in records for name, value in record.items() if isinstance(value, int | float)}
+    fields = {name for record in records for name in record}
     return {name: np.array([record.get(name, math.nan) for record in records], dtype=float) for name in fields}
 
 

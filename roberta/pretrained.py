@@ -5,6 +5,7 @@ a run of ours, a config.json with a `model_type` a folder of Hugging Face transf
 checkpoint.
 """
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from roberta.checkpoint import fairseq_format, hf_format, hf_tokenizer, native
 from roberta.checkpoint.assembly import assemble
 from roberta.data.readers.glue import MNLI_LABELS
 from roberta.data.tokenizer import Tokenizer
-from roberta.download import cache_dir, fetch, unpack
+from roberta.download import DamagedArchiveError, cache_dir, fetch, is_unpacked, unpack
 from roberta.errors import CheckpointError, ConfigError, DownloadError, VocabError, choices
 from roberta.models.roberta import RobertaModel
 
@@ -32,6 +33,8 @@ class Release:
 
     url: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sha256: str | None = None  # nobody published those of fairseq's archives
+    size: int | None = None  # bytes
 
 
 SHIPPED = {"roberta.mini": Path(__file__).parent / "mini"}  # checkpoint folders of this package, in half precision
@@ -70,7 +73,7 @@ def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify:
         return dataclasses.replace(loaded, model=loaded.model.float())
     release = RELEASES.get(str(name_or_path))
     if release is not None:
-        folder = unpack(fetch(release.url), cache_dir() / str(name_or_path))
+        folder = _released(release, cache_dir() / str(name_or_path))
         return _load_fairseq(folder / checkpoint_file, release.labels)
     if str(name_or_path).startswith(HF_PREFIX):
         return _load_hf(_snapshot(str(name_or_path).removeprefix(HF_PREFIX)))
@@ -188,6 +191,20 @@ def _snapshot(repository: str) -> Path:
             f"{HF_PREFIX}FacebookAI/roberta-base, and the network"
         ) from error
     return folder
+
+
+def _released(release: Release, folder: Path) -> Path:
+    """Return the folder of a release, unpacked once; an archive that turns out to be damaged is fetched once more."""
+    if is_unpacked(folder):
+        return folder
+    archive = fetch(release.url, sha256=release.sha256, size=release.size)
+    try:
+        return unpack(archive, folder)
+    except DamagedArchiveError as error:
+        logger.warning("%s; downloading it again", error)
+    with contextlib.suppress(OSError):  # of a cache that is read alone; the second try says what to do
+        archive.unlink(missing_ok=True)
+    return unpack(fetch(release.url, sha256=release.sha256, size=release.size), folder)
 
 
 def _unpacked(archive: Path) -> Path:

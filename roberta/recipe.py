@@ -1,5 +1,6 @@
 """What a training run is: the configs of all its components, and which of them may change when it is resumed."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ FREE_ON_RESUME = frozenset(
         "init_from",
     }
 )
+_FIELDS = {"lr_scheduler": "schedule"}  # of a recipe, where a checkpoint has another name for them
 FREE_OF_OTHERS = frozenset({("task", "data"), ("lr_scheduler", "decay_updates")})  # the timetable checks the latter
 
 
@@ -133,13 +135,16 @@ class Recipe:
     def check_resumes(self, saved: dict[str, Any], source: str) -> None:
         """Refuse to go on from a run whose options would have computed something else.
 
+        An option that the run did not know yet had its default.
+
         Raises:
             ConfigError: some differ; the message lists them.
         """
         differences = []
         for part, options in self.to_json().items():
+            before = _defaults(getattr(self, _FIELDS.get(part, part))) | saved.get(part, {})
             for name, value in options.items():
-                old = saved.get(part, {}).get(name)
+                old = before.get(name)
                 is_free = (part == "trainer" and name in FREE_ON_RESUME) or (part, name) in FREE_OF_OTHERS
                 if old != value and not is_free:
                     differences.append(f"{part} {flag(name)} was {old}, is {value}")
@@ -148,3 +153,13 @@ class Recipe:
                 f"can't resume {source} with other options: {'; '.join(differences)}; give the old ones, or choose "
                 "another --save-dir"
             )
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """Return the defaults of a config's options as JSON has them; nothing for those that are required."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in defaults.items()
+        if value is not dataclasses.MISSING
+    }

@@ -1,11 +1,12 @@
 """When a run ends, and the learning rate of each of its updates: planned beforehand, shortened where time runs out."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from roberta.data.batching import Epochs
-from roberta.errors import ConfigError
+from roberta.errors import CheckpointError, ConfigError
 from roberta.optim.schedules import Schedule, WarmupStableDecayConfig
 from roberta.registry import SCHEDULES
 
@@ -26,6 +27,24 @@ class Position:
     num_skipped: int = 0
     seconds: float = 0.0  # of training
     end: int | None = None  # the last update, where the time ran out or will
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], source: str) -> "Position":
+        """Return a position as it was saved.
+
+        Raises:
+            CheckpointError: a field is missing or unknown, or is no number.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        wrong = sorted(known.symmetric_difference(values))
+        wrong += sorted(
+            name
+            for name in known.intersection(values)
+            if type(values[name]) not in (int, float) and not (name in ("best", "end") and values[name] is None)
+        )
+        if wrong:
+            raise CheckpointError(f"{source}: where the run is can't be told: {', '.join(wrong)} missing or no number")
+        return cls(**values)
 
 
 class Timetable:

@@ -11,9 +11,9 @@ import logging
 import math
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ logger = logging.getLogger(__name__)
 RUN = "run.json"
 
 _HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
+_HOPELESS = 25  # updates in a row that had to be skipped; a loss scale for fp16 is found within twenty
+_LOOKED_AT = 2**20  # tokens of samples that tell one set of data from another, at most
+_AT_ONCE = 256  # samples of them in a batch
+_BESIDE_POSITION = frozenset({"data", "conditions", "optimizer", "loss_scale", "max_update"})  # in the state of a run
 _STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
 
 
@@ -131,6 +135,7 @@ class Trainer:
         self.usage = Usage(workload, self.world.device)
         self.epoch_is_over = False
         self.has_warned_of_chance = False
+        self.skipped_in_a_row = 0
         self.grad_norms: list[tuple[Tensor, tuple[int, ...]]] = []  # since the last log record, with the samples
 
     def train(self) -> dict[str, float]:
@@ -237,26 +242,33 @@ class Trainer:
         self.grad_norms.append((grad_norm, sample_ids))
         for group in self.optimizer.param_groups:
             group["lr"] = self.timetable.lr(self.position.num_updates) * group["lr_scale"]
-        if self._may_step(grad_norm):
+        if self._may_step(grad_norm, sample_ids):
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.position.num_updates + 1)
         self.optimizer.zero_grad()
 
-    def _may_step(self, grad_norm: Tensor) -> bool:
+    def _may_step(self, grad_norm: Tensor, sample_ids: tuple[int, ...]) -> bool:
         """Return whether the gradient is fit for an update; one that is not is skipped where that is allowed.
 
         Asking for the number waits for the device, so it is done only then.
+
+        Raises:
+            TrainingError: too many updates in a row are not fit.
         """
         if self.config.nonfinite == "stop" and self.loss_scale is None:
             return True
         is_finite = math.isfinite(grad_norm.item())
         if self.loss_scale is not None:
             self.loss_scale.update(is_finite=is_finite)
+        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
         if not is_finite:
             self.grad_norms.pop()
             self.position.num_skipped += 1
-            logger.warning("update %d skipped: gradient norm %f", self.position.num_updates + 1, grad_norm.item())
+            found = self._norm_of(grad_norm, self.position.num_updates + 1, sample_ids)
+            if self.skipped_in_a_row >= _HOPELESS:
+                raise TrainingError(f"{found}, as in the {_HOPELESS - 1} updates before: {self._way_out}")
+            logger.warning("%s: skipped", found)
         return is_finite
 
     def _updates(self) -> Iterator[list[NDArray[np.int64] | None]]:
@@ -317,11 +329,12 @@ class Trainer:
         with self.meter.paused():
             metrics = self._evaluate()
             position, value = self.position, metrics[self.valid_samples.metric]
-            is_better = position.best is None or (
-                value > position.best if self.valid_samples.maximise else value < position.best
+            is_better = math.isfinite(value) and (
+                position.best is None
+                or (value > position.best if self.valid_samples.maximise else value < position.best)
             )
             position.validations_since_best = 0 if is_better else position.validations_since_best + 1
-            if is_better and math.isfinite(value):
+            if is_better:
                 position.best, position.best_update = value, position.num_updates
                 if self.config.keep_best:
                     self._save_best()
@@ -332,15 +345,7 @@ class Trainer:
 
     def _report(self, logs: Logs, bar: Any) -> None:
         """Write a log record of the updates since the last one; this waits for the device."""
-        first = self.position.num_updates - len(self.grad_norms) + 1
-        for update, (grad_norm, sample_ids) in enumerate(self.grad_norms, start=first):
-            if not math.isfinite(grad_norm.item()):
-                raise TrainingError(
-                    f"gradient norm {grad_norm.item()} at update {update}, on samples {_some(sample_ids)} of rank "
-                    f"{self.world.rank}: start again in another --save-dir with a lower --lr, more --warmup-updates, "
-                    "--clip-norm or --nonfinite skip; "
-                    f"checkpoints in this one: {len(native.steps(self.config.save_dir))}"
-                )
+        self._check_gradients()
         position = self.position
         figures = self.meter.read(self.criterion, self.world)
         record = {
@@ -363,6 +368,31 @@ class Trainer:
             bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "lr", "tokens_per_s") if name in record})
             if bar.disable:
                 logger.info("train %s", _summary(record))
+
+    def _check_gradients(self) -> None:
+        """Check the gradients of the updates since the last log record; this waits for the device.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        first = self.position.num_updates - len(self.grad_norms) + 1
+        for update, (grad_norm, sample_ids) in enumerate(self.grad_norms, start=first):
+            if not math.isfinite(grad_norm.item()):
+                raise TrainingError(f"{self._norm_of(grad_norm, update, sample_ids)}: {self._way_out}")
+
+    def _norm_of(self, grad_norm: Tensor, update: int, sample_ids: tuple[int, ...]) -> str:
+        return (
+            f"gradient norm {grad_norm.item()} at update {update}, on samples {_some(sample_ids)} of rank "
+            f"{self.world.rank}"
+        )
+
+    @property
+    def _way_out(self) -> str:
+        """What to do about numbers that are not finite."""
+        folders = native.steps(self.config.save_dir)
+        start = f"start again from {folders[-1]}, its newest checkpoint," if folders else "start again"
+        skip = "" if self.config.nonfinite == "skip" else " or --nonfinite skip"
+        return f"{start} in another --save-dir with a lower --lr, more --warmup-updates, --clip-norm{skip}"
 
     def _warn_of_chance(self, record: dict[str, float]) -> None:
         """Say it, once, where a good part of the run has not brought the training accuracy above guessing."""
@@ -404,6 +434,8 @@ class Trainer:
         if self.resumed_from is not None:
             self._restore(self.resumed_from)
             logger.info("resumed from %s", self.resumed_from)
+        elif self.config.resume and self.world.is_main:
+            logger.warning("--resume: there is no checkpoint in %s; training begins anew", save_dir)
         self._check_ranks_agree()
         if self.world.is_main:
             native.forget_after(save_dir, self.position.num_updates)
@@ -448,8 +480,11 @@ class Trainer:
     def _weights(self) -> dict[str, Tensor]:
         """Return the whole weights, checked to be finite; every rank must ask for them."""
         weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        self._check_gradients()
         if any(not torch.isfinite(tensor).all() for tensor in weights.values()):
-            raise TrainingError(f"weights are not finite after update {self.position.num_updates}; nothing was saved")
+            raise TrainingError(
+                f"weights are not finite after update {self.position.num_updates}; they were not saved: {self._way_out}"
+            )
         return weights
 
     def _save(self) -> None:
@@ -458,7 +493,8 @@ class Trainer:
             progress = {
                 **dataclasses.asdict(self.position),
                 "max_update": self.timetable.max_update,
-                "data": self._data_fingerprint(),
+                "conditions": self._conditions(),
+                "data": self._data_fingerprint,
                 "optimizer": group_options(self.optimizer),
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
             }
@@ -489,15 +525,17 @@ class Trainer:
         options = checkpoint.training.options
         self.recipe.check_resumes(options, str(folder))
         progress = dict(checkpoint.training.progress)
-        if progress.pop("data") != self._data_fingerprint():
-            raise DataError(f"{folder}: the run was trained on other data than {self.recipe.task}; resume with its own")
-        groups, loss_scale, max_update = (progress.pop(name) for name in ("optimizer", "loss_scale", "max_update"))
-        self.position = Position(**progress)
+        if missing := _BESIDE_POSITION - progress.keys():
+            raise CheckpointError(f"{folder}: the state of the run lacks {', '.join(sorted(missing))}; it can't go on")
+        conditions, data, loss_scale, max_update, groups = (progress.pop(name) for name in sorted(_BESIDE_POSITION))
+        self._check_data(data, str(folder))
+        self._compare_conditions(conditions)
+        self.position = Position.from_json(progress, str(folder))
         self.timetable.resume(
             self.position,
             old_schedule=native.component(SCHEDULES, options["lr_scheduler"], str(folder)),
             old_max_update=max_update,
-            old_max_hours=options["trainer"]["max_hours"],
+            old_max_hours=options["trainer"].get("max_hours"),
         )
         if self.loss_scale is not None:
             self.loss_scale = LossScale(**loss_scale)
@@ -508,13 +546,59 @@ class Trainer:
             weights=checkpoint.model.state_dict(),
             tensors=checkpoint.training.optimizer,
             groups=groups,
+            source=str(folder),
         )
 
-    def _data_fingerprint(self) -> str:
-        sizes = self.train_samples.sizes
-        symbols = "\n".join(self.task.tokenizer.dictionary.symbols).encode()
-        checksum = zlib.crc32(symbols, zlib.crc32(sizes.tobytes()))
-        return f"{len(sizes)} samples, {int(sizes.sum())} tokens, crc32 {checksum:08x}"
+    def _check_data(self, old: Mapping[str, Any], source: str) -> None:
+        """Check that the training data are those of the run.
+
+        Raises:
+            DataError: they are not; the message lists what differs.
+        """
+        new = self._data_fingerprint
+        if changes := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
+            raise DataError(
+                f"{source}: the run was trained on other data than {self.recipe.task}: {'; '.join(changes)}; resume "
+                "with its own, or begin another run with --init-from"
+            )
+
+    @cached_property
+    def _data_fingerprint(self) -> dict[str, Any]:
+        """Return figures of the training data that change with them: of all lengths, and of a part of the contents."""
+        samples, symbols = self.train_samples, self.task.tokenizer.dictionary.symbols
+        num_tokens = int(samples.sizes.sum())
+        count = min(len(samples), max(1, _LOOKED_AT * len(samples) // num_tokens))
+        checksum = 0
+        for ids in np.array_split(np.linspace(0, len(samples) - 1, count, dtype=np.int64), -(-count // _AT_ONCE)):
+            batch = samples.batch(ids, seed=0, epoch=0)
+            for tensor in (batch.tokens, batch.targets):
+                checksum = zlib.crc32(tensor.numpy().tobytes(), checksum)
+        return {
+            "samples": len(samples),
+            "tokens": num_tokens,
+            "lengths": zlib.crc32(samples.sizes.tobytes()),
+            "dictionary": zlib.crc32("\n".join(symbols).encode()),
+            "contents": checksum,
+        }
+
+    def _conditions(self) -> dict[str, Any]:
+        """Return that on which the last bits of the numbers depend."""
+        return {
+            "torch": torch.__version__,
+            "device": self.world.device.type,
+            "processes": self.world.size,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _compare_conditions(self, old: Mapping[str, Any]) -> None:
+        """Say where a resumed run can't be bit for bit what the unbroken one would have been."""
+        new = self._conditions()
+        changes = [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]
+        if changes and self.world.is_main:
+            logger.warning(
+                "resumed under other conditions (%s): the same samples in the same order, but not the same bits",
+                "; ".join(changes),
+            )
 
 
 def _summary(record: dict[str, float]) -> str:

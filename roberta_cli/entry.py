@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from roberta.errors import ConfigError, DataError, RobertaError, StorageError, choices
+from roberta.errors import ConfigError, DataError, RobertaError, StorageError, TrainingError, choices
+from roberta.failures import is_out_of_memory, reason_of
 from roberta_cli.completion import SHELLS, PrintCompletion
 from roberta_cli.results import Result, show
 
@@ -25,6 +26,10 @@ Command = Callable[[Sequence[str]], Result | None]  # from arguments to what is 
 VERSION = "--version"
 
 _MISSING = "the following arguments are required"
+_MEMORY_ADVICE = (
+    "lower --batch-size and --max-tokens where the command has them (see --help), or give it a smaller model, a device "
+    "with more memory, or --device cpu"
+)
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -35,7 +40,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose `@file` arguments are recipes: options as on a command line, `#` starts a comment.
+    """An argument parser whose `@file` arguments are recipes, which `expanded` reads.
 
     operands: what stands before the options, as the usage shows it.
     """
@@ -47,7 +52,6 @@ class Parser(argparse.ArgumentParser):
             description=description,
             epilog=f"example:\n{example}",
             formatter_class=Formatter,
-            fromfile_prefix_chars="@",
             allow_abbrev=False,
             conflict_handler="resolve",  # a task has a --version of its own
             add_help=False,
@@ -79,14 +83,9 @@ class Parser(argparse.ArgumentParser):
         """Return the parsed arguments, and those that are unknown.
 
         Raises:
-            ConfigError: a recipe is missing, or an option misses its value or has a wrong one.
+            ConfigError: a recipe can't be read, or an option misses its value or has a wrong one.
         """
-        for argument in args:
-            if argument.startswith("@") and not Path(argument[1:]).is_file():
-                raise ConfigError(
-                    f"{argument}: no such file; what begins with @ is the path of a recipe, a file of options"
-                )
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(expanded(args), namespace)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the parsed arguments.
@@ -111,10 +110,6 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {choices(value, action.choices)}")
 
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """Split a line of a recipe file into arguments."""
-        return arg_line.split("#")[0].split()
-
 
 class _PrintVersion(argparse.Action):
     """Print what runs, and leave."""
@@ -129,6 +124,42 @@ def _print_version() -> None:
 
     found = {name: metadata.version(name) for name in ("roberta", "torch", "numpy")}
     print(*(f"{name} {version}" for name, version in found.items()), f"python {platform.python_version()}", sep=", ")
+
+
+def expanded(arguments: Sequence[str], *, inside: tuple[str, ...] = ()) -> list[str]:
+    """Return the arguments with the options of a recipe in the place of each `@file`, and `@text` for `@@text`.
+
+    A recipe has options as on a command line, and recipes; `#` starts a comment. inside: the recipes being read.
+
+    Raises:
+        ConfigError: a recipe can't be read, or inserts itself.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        if argument in inside:
+            raise ConfigError(f"{argument}: the recipe inserts itself, by way of {inside[-1]}; take that line out")
+        if is_recipe(argument):
+            found += expanded(_options_in(argument), inside=(*inside, argument))
+        else:
+            found.append(argument[1:] if argument.startswith("@@") else argument)
+    return found
+
+
+def is_recipe(argument: str) -> bool:
+    """Return whether an argument stands for the options in a file."""
+    return argument.startswith("@") and not argument.startswith("@@")
+
+
+def _options_in(argument: str) -> list[str]:
+    try:
+        lines = Path(argument[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except (OSError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
+        raise ConfigError(
+            f"{argument}: {reason}; what begins with @ is the path of a recipe, a file of options; give a text that "
+            f"begins with @ as @{argument}"
+        ) from error
+    return [option for line in lines for option in line.split("#")[0].split()]
 
 
 def asks_about(argv: Sequence[str]) -> bool:
@@ -180,7 +211,8 @@ def load_user_module(name: str | None) -> None:
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Call `command` with the arguments, show what it returns, and return the exit code of the process.
 
-    A RobertaError becomes one line on stderr and its exit code; `--debug` among the arguments shows the traceback too.
+    A RobertaError becomes one line on stderr and its exit code, and so does memory that does not suffice; `--debug`
+    among the arguments shows the traceback too.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -196,7 +228,12 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written has no reader
         return BROKEN_PIPE
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            _say(f"error: out of memory ({reason_of(error)}); {_MEMORY_ADVICE}", arguments)
+            return TrainingError.exit_code
+        if not isinstance(error, OSError):
+            raise
         _say(f"error: {error}; check the path, its permissions and the free space", arguments)
         return StorageError.exit_code
     except KeyboardInterrupt:

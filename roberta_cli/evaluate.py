@@ -45,6 +45,7 @@ _METRICS = {
 
 
 WINDOW_OPTIONS = ("doc_stride", "max_question_length", "max_answer_length")
+MODEL_OPTIONS = (*WINDOW_OPTIONS, "head", "tokens_per_sample", "max_tokens", "precision")
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,6 @@ class SquadOptions:
             raise ConfigError("--na-prob goes with --predictions; give both, or neither and a model")
         if self.na_prob_thresh is not None and self.na_prob is None:
             raise ConfigError("--na-prob-thresh is one of --na-prob; give both, or neither")
-        for name in WINDOW_OPTIONS:
-            if self.predictions is not None and getattr(self, name) is not None:
-                raise ConfigError(f"{flag(name)} says how a model reads, and --predictions has been read: leave it out")
         if self.predictions is not None and self.save_answers is not None:
             raise ConfigError("--save-answers writes those of a model; leave it out, or --predictions")
 
@@ -145,6 +143,12 @@ _OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "choices": (ChoiceFields, ("choices",)),
     "wsc": (PronounOptions, ("wsc",)),
     "squad": (SquadOptions, ("squad",)),
+}
+
+# options of the other tasks that say nothing to one, and why
+_IDLE: dict[str, dict[str, str]] = {
+    "masked_lm": {"head": "whose head is that of masked LM"},
+    "squad": {"split": "whose data is one file"},
 }
 
 
@@ -173,11 +177,19 @@ def command(argv: Sequence[str]) -> Result:
 
 
 def _check_options(given: argparse.Namespace) -> None:
-    """Refuse options that say nothing to the task."""
+    """Refuse options that say nothing to the task, or to the other options."""
     for title, (options, tasks) in _OPTIONS.items():
         for field in fields(options):
             if given.task not in tasks and hasattr(given, field.name):
                 raise ConfigError(f"{flag(field.name)} is an option of {title}, not of {given.task}: leave it out")
+    for name, reason in _IDLE.get(given.task, {}).items():
+        if hasattr(given, name):
+            raise ConfigError(f"{flag(name)} says nothing to {given.task}, {reason}: leave it out")
+    if hasattr(given, "split") and given.data.is_file():
+        raise ConfigError(f"--split chooses a file of a folder, and {given.data} is a file: leave it out")
+    for name in MODEL_OPTIONS:
+        if hasattr(given, "predictions") and hasattr(given, name):
+            raise ConfigError(f"{flag(name)} says how a model reads, and --predictions has been read: leave it out")
 
 
 def _glue(request: Request) -> dict[str, Any]:

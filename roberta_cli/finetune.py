@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roberta.errors import ConfigError
-from roberta_cli.entry import Parser, add_training_components, asks_about, check_exists, load_user_module, run
+from roberta_cli.entry import (
+    Parser,
+    add_training_components,
+    asks_about,
+    check_exists,
+    expanded,
+    is_recipe,
+    load_user_module,
+    run,
+)
 from roberta_cli.results import Result
 
 if TYPE_CHECKING:
@@ -52,13 +61,13 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     from roberta.recipe import Recipe, TrainerConfig
     from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
 
-    places = list(takewhile(lambda argument: not argument.startswith(("-", "@")), argv[:2]))
+    places = list(takewhile(lambda argument: not (argument.startswith("-") or is_recipe(argument)), argv[:2]))
     if not places and not asks_about(argv):
         _parser(add_help=True).error("name a data set and where it is, before all options")
     name = places[0] if places else None
     recipes = [f"--save-dir={RUNS / (name or 'DATA_SET')}", _recipe("finetuning"), _recipe(name or "other")]
     options = argv[len(places) :]
-    flags = {option.partition("=")[0] for option in options}
+    flags = {option.partition("=")[0] for option in expanded(options)}
     if "--warmup-updates" in flags and "--warmup-ratio" not in flags:
         recipes.append("--warmup-ratio=0")  # the recipe's, which the number of updates replaces
     arguments = [*places, *recipes, *options]

@@ -29,7 +29,7 @@ class InspectConfig:
 def command(argv: Sequence[str]) -> Result:
     """Do what the arguments say, and return the answers."""
     parser = Parser("roberta-inspect", "TEXT", description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("text", metavar="TEXT", help="the text, in quotes")
+    parser.add_argument("text", metavar="TEXT", help="the text, in quotes; @@ for an @ that it begins with")
     add_arguments(parser, InspectConfig, title="inspection")
     given = parser.parse_args(argv)
     config = from_namespace(InspectConfig, given)

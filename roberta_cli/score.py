@@ -1,12 +1,13 @@
 """roberta-score: measure texts that a system wrote."""
 
+import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from roberta.config import add_arguments, from_namespace, option
+from roberta.config import add_arguments, flag, from_namespace, option
 from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, run
 from roberta_cli.results import Result
@@ -83,6 +84,7 @@ def command(argv: Sequence[str]) -> Result:
     add_arguments(parser, InfillingConfig, title="infill")
     given = parser.parse_args(argv)
     config = from_namespace(ScoreConfig, given)
+    _check_options(given, config)
     from roberta.text_metrics.comparison import Scoring
 
     model = None if config.model is None else _model(config)
@@ -95,6 +97,36 @@ def command(argv: Sequence[str]) -> Result:
         score = _score_nbest if config.nbest else _score
         result = score(given.texts, config, scoring, from_namespace(SignificanceConfig, given))
     return {"texts": str(given.texts), **result}
+
+
+def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
+    """Refuse options that say nothing, for what they belong to is not asked for.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    from roberta.text_metrics.options import BertScoreConfig, InfillingConfig
+    from roberta.text_metrics.significance import SignificanceConfig
+    from roberta.text_metrics.surface import SurfaceConfig
+
+    has_model = config.model is not None
+    has_bert_score = has_model and config.ref is not None and "bertscore" in (config.metrics or ("bertscore",))
+    groups: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+        ("--nbest", config.nbest, ("weights",)),
+        ("--ref", config.ref is not None, ("metrics", "baseline", *_names(SurfaceConfig))),
+        ("--baseline", config.baseline is not None, _names(SignificanceConfig)),
+        ("--infill", config.infill, _names(InfillingConfig)),
+        ("--model", has_model, ("max_tokens",)),
+        ("BERTScore, which --model adds", has_bert_score, _names(BertScoreConfig)),
+    )
+    for owner, is_there, names in groups:
+        for name in names:
+            if hasattr(given, name) and not is_there:
+                raise ConfigError(f"{flag(name)} says nothing without {owner}; give both, or neither")
+
+
+def _names(config: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(config))
 
 
 def _score(path: Path, config: ScoreConfig, scoring: Any, test: Any) -> dict[str, Any]:

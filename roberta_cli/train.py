@@ -9,7 +9,7 @@ from roberta_cli.entry import Parser, add_training_components, load_user_module,
 from roberta_cli.results import Result
 
 DESCRIPTION = """Pretrain a model on a folder that roberta-preprocess made.
-Options may stand in recipe files: `@file` inserts the options written in it."""
+Options may stand in recipe files: `@file` inserts the options written in it; `@@text` is the argument @text."""
 
 EXAMPLE = """  roberta-train data-bin --save-dir runs/small --preset roberta.small --max-update 10000 \\
       --tokens-per-sample 128 --batch-size 32 --lr 1e-3 --warmup-updates 600

@@ -170,6 +170,24 @@ def test_fetch_stores_the_body_under_the_name_in_the_url(site: Site, tmp_path: P
     assert files(tmp_path) == ["x.tar.gz"]
 
 
+def told_by_fetch(site: Site, folder: Path, *options: str) -> str:
+    """Return what a command writes on stderr that downloads a file, off a terminal, where every step is a line."""
+    code = (
+        "import sys; from pathlib import Path; from roberta import download, progress\n"
+        "from roberta_cli.entry import run\n"
+        "progress.LINE_SECONDS = 0.0\n"
+        "sys.exit(run(lambda argv: download.fetch(argv[0], folder=Path(argv[1])) and None, sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, site.serve("/model.bin", body()), str(folder), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
+
+
+def test_a_long_download_tells_how_far_it_is_unless_it_is_to_be_quiet(site: Site, tmp_path: Path) -> None:
+    told = told_by_fetch(site, tmp_path / "told")
+    assert told.splitlines()[-1].startswith("model.bin: 256k of 256k B, ")
+    assert told_by_fetch(site, tmp_path / "quiet", "--quiet") == ""
+
+
 def test_fetch_takes_the_cache_dir_when_no_folder_is_given(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +286,19 @@ def test_a_short_body_without_a_length_fails_the_checksum(site: Site, tmp_path: 
     with pytest.raises(DownloadError, match="sha256"):
         fetch(site.serve("/x", body(BODY[:1000], None)), sha256=SHA256, folder=tmp_path)
     assert files(tmp_path) == []
+
+
+def test_a_short_body_without_a_length_fails_the_size(site: Site, tmp_path: Path, pauses: list[float]) -> None:
+    url = site.serve("/x", body(BODY[:1000], None), body())
+    assert fetch(url, size=len(BODY), folder=tmp_path).read_bytes() == BODY
+    with pytest.raises(DownloadError, match=f"it has {len(BODY)} bytes, expected 1000 .tries: 3."):
+        fetch(url, size=1000, folder=tmp_path)
+
+
+def test_a_file_of_another_size_in_the_cache_is_replaced(site: Site, tmp_path: Path) -> None:
+    path = fetch(site.serve("/x", body()), folder=tmp_path)
+    path.write_bytes(BODY[:1000])
+    assert fetch(site.serve("/x", body()), size=len(BODY), folder=tmp_path).read_bytes() == BODY
 
 
 def test_a_wrong_checksum_is_tried_once_more(site: Site, tmp_path: Path, pauses: list[float]) -> None:

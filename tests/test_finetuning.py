@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from roberta.checkpoint import native
 from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
-from roberta.errors import ConfigError, DataError
+from roberta.errors import ConfigError, DataError, PreemptionError
 from roberta.finetuning import DATASETS, RegularisationConfig, SweepConfig, data_set, finetune
 from roberta.hub import from_pretrained
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -24,6 +25,7 @@ from roberta.tasks.sentence_prediction import SentencePredictionTaskConfig
 from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 from roberta.tasks.wsc import WSCTask, WSCTaskConfig
 from roberta.trainer import Trainer
+from roberta.validation import evaluate
 from roberta_cli import convert
 from tests.builders import make_byte_tokenizer
 
@@ -100,6 +102,33 @@ def test_a_run_leaves_its_best_model_its_curves_and_its_report(tmp_path, source)
     for row in rows:
         assert hub.predict("sentence_classification_head", row["text"]).label == row["prediction"]
     assert sum(row["prediction"] == row["answer"] for row in rows) / len(rows) == pytest.approx(report.best.best)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_a_signal_during_the_last_validation_of_a_run_ends_a_sweep_that_goes_on_as_if_it_had_not(
+    tmp_path, source, monkeypatch, seeds
+):
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    recipe, sweep = recipe_of(tmp_path, source, ["a", "b"] * 4, max_update=2), SweepConfig(seeds=seeds)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("roberta.trainer.evaluate", interrupted)
+        with pytest.raises(PreemptionError, match="stopped after the run .*, and saved; go on with --resume"):
+            finetune("mine", recipe, sweep, source)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    run = tmp_path / "run"
+    begun = [run] if len(seeds) == 1 else sorted(run.iterdir())
+    assert [[step.name for step in native.steps(folder)] for folder in begun] == [["step_0000002"]]
+    resumed = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, resume=True))
+    report = finetune("mine", resumed, sweep, source)
+    whole = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, save_dir=tmp_path / "whole"))
+    expected = finetune("mine", whole, sweep, source)
+    assert [run.best for run in report.runs] == [run.best for run in expected.runs]
 
 
 def test_without_matplotlib_the_report_has_no_curves_and_says_why(tmp_path, source, monkeypatch, caplog):

@@ -1,59 +1,33 @@
-"""The floors of the house: a module imports lower floors, or its own package."""
+"""The floors of the house, as ARCHITECTURE.md has them: a module imports lower floors, or its own package."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-FLOORS = {
-    "errors": 0,
-    "registry": 0,
-    "config": 0,
-    "layout": 0,
-    "randomness": 0,
-    "progress": 0,
-    "versions": 0,
-    "files": 0,
-    "download": 1,
-    "bpe": 1,
-    "distributed": 1,
-    "interruption": 1,
-    "logs": 1,
-    "manifest": 1,
-    "locking": 1,
-    "failures": 1,
-    "metrics": 1,
-    "answers": 1,
-    "data": 2,
-    "models": 2,
-    "optim": 2,
-    "meter": 2,
-    "plotting": 2,
-    "criterions": 3,
-    "tasks": 3,
-    "checkpoint": 3,
-    "timetable": 3,
-    "validation": 4,
-    "report": 4,
-    "model_card": 4,
-    "pretrained": 5,
-    "recipe": 5,
-    "estimates": 5,
-    "planning": 6,
-    "hub": 6,
-    "averaging": 6,
-    "trainer": 7,
-    "conversion": 7,
-    "evaluation": 7,
-    "question_answering": 7,
-    "text_metrics": 7,
-    "inspection": 7,
-    "finetuning": 8,
-}
+PAGE = ROOT / "roberta/ARCHITECTURE.md"
 FORBIDDEN = {("models", "data"), ("criterions", "data"), ("hub", "trainer")}
 MODULES = sorted((ROOT / "roberta").rglob("*.py"))
+_ROW = re.compile(r"^\| (\d+) \| (.+) \|$", re.MULTILINE)
+_PART = re.compile(r"`(\w+)(/?)`(?: \(([^()]*)\))?")
+
+
+def parts_on(page: str) -> dict[str, tuple[int, set[str] | None]]:
+    """Return the floor of each part that the table of floors names, and the words in parentheses behind a package."""
+    table = page.partition("\n## Floors\n")[2].partition("\n## ")[0]
+    found: dict[str, tuple[int, set[str] | None]] = {}
+    for floor, cell in _ROW.findall(table):
+        for name, is_package, told in _PART.findall(cell):
+            assert name not in found, f"{name} stands there twice"
+            found[name] = int(floor), set(re.findall(r"\w+", told)) if is_package else None
+    return found
+
+
+PARTS = parts_on(PAGE.read_text(encoding="utf-8"))
+FLOORS = {name: floor for name, (floor, _) in PARTS.items()}
 
 
 def part_of(path: Path) -> str:
@@ -72,8 +46,28 @@ def imports(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("roberta.")}
 
 
-def test_every_module_has_a_floor():
-    assert {part_of(path) for path in MODULES} == {*FLOORS, "__init__"}
+def test_every_module_has_a_floor_and_no_floor_a_module_that_is_gone():
+    assert {part_of(path) for path in MODULES} - {"__init__"} == FLOORS.keys() - {"roberta_cli"}
+
+
+def test_every_module_of_a_package_is_named_beside_it():
+    for path in MODULES:
+        if path.parent == ROOT / "roberta":
+            continue
+        part, name = part_of(path), path.parent.name if path.stem == "__init__" else path.stem
+        told = PARTS[part][1]
+        assert told is not None, f"{part}: a package has a slash behind its name"
+        assert name in {part, *told}, f"{path}: not named on the page"
+
+
+def test_a_table_is_read_as_it_stands():
+    rows = "| floor | modules |\n|---|---|\n| 0 | `a`, `b/` (c, `d/` has e_f), `g` (h) |\n| 12 | `i` |\n"
+    assert parts_on(f"\n## Floors\n\n{rows}\n## x\n| 1 | `j` |\n") == {
+        "a": (0, None),
+        "b": (0, {"c", "d", "has", "e_f"}),
+        "g": (0, None),
+        "i": (12, None),
+    }
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if part_of(path) != "__init__"], ids=lambda path: path.stem)

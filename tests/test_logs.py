@@ -78,6 +78,8 @@ def test_lines_that_are_none_do_not_stop_a_run_from_going_on(tmp_path):
     write_lines(path, 1, 2)
     with path.open("ab") as file:
         file.write(bytes(40) + b"\n\xff\n[]\n{}\n" + b'{"train": 5}\n{"train": {}}\n{"train": {"num_updates": "x"}}\n')
+        file.write(b'{"train": {"num_updates": 1e999}}\n{"train": {"num_updates": ' + b"9" * 5000 + b"}}\n")
+        file.write(b"[" * 200_000 + b"\n")
     forget_after(path, 9)
     assert updates(path) == [1, 2]
 

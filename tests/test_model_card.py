@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,44 @@ def test_a_card_that_people_changed_is_no_damage(hub, tmp_path):
     (tmp_path / "mine/README.md").write_text("mine")
     native.verify(tmp_path / "mine")
     assert from_pretrained(tmp_path / "mine").model.config == SHAPE
+
+
+@pytest.mark.parametrize("change", [lambda text: "of my own \ufeff", lambda text: text.replace("Licence", "License")])
+def test_a_card_that_people_wrote_or_changed_stays_and_the_log_says_so(run, caplog, change):
+    card, other = write_run_cards(run)
+    card.write_text(change(card.read_text()))
+    kept = card.read_bytes()
+    other.unlink()
+    with caplog.at_level(logging.INFO, logger="roberta.model_card"):
+        assert write_run_cards(run) == [card, other]
+    assert card.read_bytes() == kept
+    assert other.is_file()
+    (record,) = caplog.records
+    assert record.getMessage() == f"{card} was written or changed by hand, and stays; delete it for a new one"
+
+
+def test_a_card_that_is_no_text_stays(run):
+    (run / "README.md").write_bytes(b"\xff\n")
+    write_run_cards(run)
+    assert (run / "README.md").read_bytes() == b"\xff\n"
+
+
+def test_a_card_that_nobody_changed_is_brought_up_to_date(hub, tmp_path):
     hub.save_pretrained(tmp_path / "mine")
-    assert (tmp_path / "mine/README.md").read_text().count("\n# mine\n") == 1
+    for name in ("first", "second"):
+        text = write_card(tmp_path / "mine", Facts(name=name)).read_text()
+        assert body(text).startswith(f"# {name}\n")
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"valid": {"num_upd\xff\n', b'{"valid": 3}\n', b'{"valid": {"loss": 1.0}}\n', b'{"valid": {"num_up']
+)
+def test_a_damaged_line_of_the_log_costs_no_card_and_no_score(run, damage):
+    before = read_facts(run).validation
+    with (run / "log.jsonl").open("ab") as log:
+        log.write(damage)
+    assert read_facts(run).validation == before != {}
+    assert table(write_run_cards(run)[0].read_text(), "Scores")["loss"] == (f"{before['loss']:.4f}",)
 
 
 def test_a_run_says_how_it_was_trained_and_what_came_out(run):
@@ -138,7 +175,9 @@ def test_a_run_says_how_it_was_trained_and_what_came_out(run):
     assert training["trainer seed"] == ("7",)
     assert training["lr scheduler lr"] == ("0.001",)
     assert training["updates"] == ("4",)
-    assert training["training data"] == (json.loads((native.steps(run)[-1] / "state.json").read_text())["data"],)
+    data = json.loads((native.steps(run)[-1] / "state.json").read_text())["data"]
+    assert training["training data"] == (", ".join(f"{name} {value}" for name, value in data.items()),)
+    assert training["training data"][0].startswith(f"samples {data['samples']}, tokens {data['tokens']}")
     assert "torch " in training["versions"][0]
     assert "Task `masked_lm`, criterion `masked_lm`, from random weights." in text
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

@@ -98,6 +98,7 @@ def test_the_metadata_say_what_is_needed(metadata):
     classifiers = metadata.get_all("Classifier") or []
     for version in ("3.11", "3.12", "3.13"):
         assert f"Programming Language :: Python :: {version}" in classifiers
+    assert [name for name in classifiers if name.startswith("Operating System")] == ["Operating System :: POSIX"]
     required = [line for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line]
     assert "torch>=2.11" in required
     assert {"test", "plot", "onnx", "hf", "spacy", "bench", "completion"} <= set(

@@ -131,7 +131,13 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
         ('{"train": 3}\n', r"log\.jsonl:1: not a log record"),
         ('{"test": {"num_updates": 1}}\n', r"log\.jsonl:1: expected a train or valid record"),
         ('{"train": {"loss": 1}}\n', r"log\.jsonl:1: expected a train or valid record"),
+        ('{"train": {"num_updates": null}}\n', r"log\.jsonl:1: expected a train or valid record"),
+        ('{"train": "num_updates"}\n', r"log\.jsonl:1: not a log record"),
+        ("[" * 200_000 + "\n", r"log\.jsonl:1: not a log record: '\[{80}'; mend or remove the line"),
+        ('{"train": {"num_updates": 1' + "0" * 5000 + "}}\n", r"log\.jsonl:1: not a log record"),
+        ('{"train": {"num_updates": 1, "loss": 1' + "0" * 400 + "}}\n", r"log\.jsonl:1: not a log record"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_damaged_logs_are_named_with_the_line(content, message, tmp_path):
     (tmp_path / "log.jsonl").write_text(content)

@@ -1,8 +1,11 @@
 """Opening models by name and path; the published archives come from a loopback server here."""
 
 import argparse
+import dataclasses
+import errno
 import http.server
 import io
+import shutil
 import socket
 import sys
 import tarfile
@@ -70,7 +73,13 @@ def archive(tmp_path) -> bytes:
 
 
 @pytest.fixture
-def server(archive, monkeypatch, tmp_path):
+def cuts() -> list[int]:
+    """Return the bytes that the server's next answers end after, without saying their length."""
+    return []
+
+
+@pytest.fixture
+def server(archive, cuts, monkeypatch, tmp_path):
     """Serve the archive under every path, count the requests, and point the release table and the cache at it."""
     requests = []
 
@@ -78,9 +87,10 @@ def server(archive, monkeypatch, tmp_path):
         def do_GET(self):
             requests.append(self.path)
             self.send_response(200)
-            self.send_header("Content-Length", str(len(archive)))
+            if not cuts:
+                self.send_header("Content-Length", str(len(archive)))
             self.end_headers()
-            self.wfile.write(archive)
+            self.wfile.write(archive[: cuts.pop(0)] if cuts else archive)
 
         def log_message(self, *args):
             pass
@@ -152,6 +162,60 @@ def test_a_release_is_downloaded_once_and_gives_the_models_numbers(server):
     torch.testing.assert_close(roberta.extract_features(tokens), again.extract_features(tokens), atol=1e-6, rtol=0)
     assert roberta.model.head_config("mnli").labels == ("contradiction", "neutral", "entailment")
     assert not roberta.training
+
+
+def test_an_unpacked_release_is_not_downloaded_again_when_its_archive_is_removed(server, tmp_path):
+    from_pretrained("roberta.large.mnli")
+    (archive,) = (tmp_path / "cache").glob("*/*.tar.gz")
+    archive.unlink()
+    from_pretrained("roberta.large.mnli")
+    assert len(server) == 1
+
+
+@pytest.mark.parametrize("missing", ["model.pt", "dict.txt"])
+def test_half_a_folder_is_no_unpacked_release(server, tmp_path, missing):
+    from_pretrained("roberta.large.mnli")
+    (tmp_path / "cache/roberta.large.mnli" / missing).unlink()
+    shutil.rmtree(next((tmp_path / "cache").glob("*/*.tar.gz")).parent)
+    with pytest.raises(DownloadError, match="could not unpack .*; if that folder holds other files, move it away"):
+        from_pretrained("roberta.large.mnli")
+    assert len(server) == 2
+
+
+def test_an_archive_that_came_short_is_downloaded_once_more(server, archive, cuts, caplog):
+    cuts.append(len(archive) // 2)
+    from_pretrained("roberta.large.mnli")
+    assert len(server) == 2
+    assert "downloading it again" in caplog.text
+
+
+def test_an_archive_that_comes_short_twice_is_an_error_that_lasts_no_longer_than_its_cause(server, archive, cuts):
+    cuts += [len(archive) // 2, 0]
+    with pytest.raises(DownloadError, match="could not unpack"):
+        from_pretrained("roberta.large.mnli")
+    assert len(server) == 2
+    from_pretrained("roberta.large.mnli")
+    assert len(server) == 3
+
+
+def test_a_full_disk_costs_no_download(server, monkeypatch, tmp_path):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("roberta.download._rename_folder", fail)
+    for _ in range(2):
+        with pytest.raises(DownloadError, match="No space left on device"):
+            from_pretrained("roberta.large.mnli")
+    assert len(server) == 1
+
+
+@pytest.mark.parametrize(("known", "said"), [({"sha256": "0" * 64}, "its sha256 is"), ({"size": 5}, "expected 5")])
+def test_what_is_known_of_a_release_is_checked(server, monkeypatch, known, said):
+    monkeypatch.setattr("roberta.download.time.sleep", lambda seconds: None)
+    release = dataclasses.replace(pretrained.RELEASES["roberta.large.mnli"], **known)
+    monkeypatch.setitem(pretrained.RELEASES, "roberta.large.mnli", release)
+    with pytest.raises(DownloadError, match=said):
+        from_pretrained("roberta.large.mnli")
 
 
 def test_torch_hub_downloads_a_release_by_its_name(server):

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from roberta import manifest
 from roberta.checkpoint import native
 from roberta.criterions.masked_lm import MaskedLMLossConfig
-from roberta.errors import ConfigError, DataError, StorageError, TrainingError
+from roberta.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
 from roberta.models.roberta import RobertaConfig
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import PolynomialDecayConfig
@@ -133,12 +136,59 @@ def test_resuming_with_other_options_is_refused_with_the_difference(recipe):
         Trainer(with_options(recipe, resume=True, seed=2, batch_size=4)).train()
 
 
-def test_resuming_on_other_data_is_refused(recipe, data_bin, tmp_path):
+def test_resuming_on_other_data_is_refused_with_the_difference(recipe):
     Trainer(with_options(recipe, max_update=1)).train()
     trainer = Trainer(with_options(recipe, resume=True))
+    count = len(trainer.train_samples.sizes)
     trainer.train_samples.sizes = trainer.train_samples.sizes[:-1]
-    with pytest.raises(DataError, match="trained on other data"):
+    with pytest.raises(DataError, match=f"trained on other data than .*: samples was {count}, is {count - 1}; tokens"):
         trainer.train()
+
+
+def test_resuming_on_other_data_of_the_same_lengths_is_refused(recipe, data_bin, tmp_path):
+    Trainer(with_options(recipe, max_update=1)).train()
+    shutil.copytree(data_bin, tmp_path / "changed")
+    tokens = np.fromfile(data_bin / "train.bin", dtype=np.uint16)
+    tokens[len(tokens) // 2] += 1
+    tokens.tofile(tmp_path / "changed" / "train.bin")
+    changed = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, data=tmp_path / "changed"))
+    with pytest.raises(DataError, match=r"other data than .*\): contents was \d+, is \d+; resume with its own"):
+        Trainer(with_options(changed, resume=True)).train()
+
+
+def test_resuming_under_other_conditions_says_so(recipe, caplog, monkeypatch):
+    Trainer(with_options(recipe, max_update=1)).train()
+    Trainer(with_options(recipe, max_update=2, resume=True)).train()
+    assert "other conditions" not in caplog.text
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    Trainer(with_options(recipe, max_update=3, resume=True)).train()
+    assert f"resumed under other conditions (threads was {threads}, is {threads + 1})" in caplog.text
+
+
+def test_resuming_where_there_is_nothing_says_so(recipe, caplog):
+    Trainer(with_options(recipe, max_update=1, resume=True)).train()
+    assert f"there is no checkpoint in {recipe.trainer.save_dir}; training begins anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_updates": "1"}, "where the run is can't be told: num_updates missing or no number"),
+        ({"epochs": 1}, "where the run is can't be told: epochs missing or no number"),
+        ({"best": [1]}, "where the run is can't be told: best missing or no number"),
+        ({"data": None}, "the state of the run lacks data; it can't go on"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused(recipe, change, message):
+    """Of another version, or forged together with its sums."""
+    Trainer(with_options(recipe, max_update=1)).train()
+    folder = native.newest(recipe.trainer.save_dir)
+    state = json.loads((folder / "state.json").read_text()) | change
+    (folder / "state.json").write_text(json.dumps({k: v for k, v in state.items() if k not in change or v is not None}))
+    manifest.write(folder, ["state.json"])
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(with_options(recipe, resume=True)).train()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(recipe):
@@ -294,10 +344,43 @@ def test_updates_that_are_not_finite_are_skipped_and_counted_if_asked(recipe, ca
     bias.data[0] = 0.0
     assert_same(weights(trainer), before)
     assert trainer.position.num_skipped == 1
-    assert "update 1 skipped" in caplog.text
+    assert re.search(r"gradient norm \S+ at update 1, on samples 0, 1, 2, 3 of rank 0: skipped", caplog.text)
     trainer.position.num_updates = 5
     trainer.train_step([batch])
     assert not torch.equal(weights(trainer)["heads.lm.bias"], before["heads.lm.bias"])
+
+
+def test_a_run_whose_updates_are_all_skipped_ends(recipe):
+    trainer = Trainer(with_options(recipe, nonfinite="skip", max_update=1000))
+    trainer.model.heads["lm"].bias.data[0] = math.nan
+    with pytest.raises(TrainingError, match=r"at update 25, on samples .*, as in the 24 updates before: start again"):
+        trainer.train()
+    assert trainer.position.num_skipped == 25
+
+
+def test_a_gradient_that_is_not_finite_is_named_when_a_save_comes_before_a_log_record(recipe):
+    Trainer(with_options(recipe, max_update=1)).train()
+    trainer = Trainer(with_options(recipe, resume=True, log_interval=100, save_interval_updates=1))
+    step, bias = trainer.train_step, trainer.model.heads["lm"].bias
+
+    def step_from_nan(*args, **kwargs):
+        bias.data[0] = math.nan
+        return step(*args, **kwargs)
+
+    trainer.train_step = step_from_nan
+    with pytest.raises(
+        TrainingError, match=r"gradient norm nan at update 2, on samples .*from .*step_0000001, its new"
+    ):
+        trainer.train()
+
+
+def test_validations_that_are_not_finite_lose_patience(recipe):
+    recipe = with_options(recipe, max_update=50, validate_interval_updates=1, patience=3, log_interval=100)
+    trainer = Trainer(recipe)
+    trainer._evaluate = lambda: {"num_updates": trainer.position.num_updates, "loss": math.nan}
+    trainer.train()
+    assert trainer.position.num_updates == 3
+    assert trainer.position.best is None
 
 
 def test_training_stops_when_patience_is_lost(recipe):

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 from roberta import pretrained
+from roberta.checkpoint.folders import CARD
 from roberta.files import write_text
 from roberta.hub import RobertaHubInterface
-from roberta.model_card import CARD, Facts, card, read_facts
+from roberta.model_card import Facts, card, read_facts
 from roberta.models.roberta import RobertaModel, preset_config
 
 NAME, POSITIONS = "roberta.mini", "encoder.embed_positions.weight"

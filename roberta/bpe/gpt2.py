@@ -257,6 +257,8 @@ def _read_encoder(path: Path, merges: Sequence[str], merges_path: Path) -> dict[
         encoder = json.loads(text)
     except json.JSONDecodeError as error:
         raise VocabError(f"{path}:{error.lineno}: not JSON: {error.msg}; {_REMEDY}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets without end
+        raise VocabError(f"{path}: can't be read: {error}; {_REMEDY}") from error
     if not isinstance(encoder, dict) or any(type(index) is not int for index in encoder.values()):
         raise VocabError(f"{path}: expected an object of token: id; {_REMEDY}")
     if sorted(encoder.values()) != list(range(len(encoder))):

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from roberta import files
+from roberta import files, manifest
 from roberta.errors import CheckpointError, StorageError
 
+CARD = "README.md"
 TEMPORARY_PREFIX = ".tmp-"
 
 _REPLACED = "-replaced"
@@ -28,8 +29,9 @@ _REPLACED = "-replaced"
 def replacing(folder: Path, marker: str, *, num_bytes: int = 0) -> Iterator[Path]:
     """Give an empty folder to write to, which then takes the place of `folder`.
 
-    What was there is deleted: an empty folder, or a checkpoint, which a file named `marker` in it shows. `num_bytes`
-    is what will be written at least; without so much free space nothing is.
+    What was there is deleted: an empty folder, or a checkpoint, which a file named `marker` in it shows, and in which
+    nothing is that it didn't consist of; its model card stays. `num_bytes` is what will be written at least; without so
+    much free space nothing is.
 
     Raises:
         StorageError: the folder can't be written, or something else is there; what was there stays.
@@ -42,6 +44,7 @@ def replacing(folder: Path, marker: str, *, num_bytes: int = 0) -> Iterator[Path
         temporary.mkdir(parents=True)
         _check_space(temporary, folder, num_bytes)
         yield temporary
+        _check_nothing_is_lost(folder, temporary)
         for path in (*temporary.rglob("*"), temporary):
             _sync(path)
         if folder.exists():
@@ -122,6 +125,20 @@ def _check_ours(folder: Path, marker: str) -> None:
             if folder.is_dir()
             else f"{folder} is a file; it would be lost: choose another name for the folder"
         )
+
+
+def _check_nothing_is_lost(folder: Path, new: Path) -> None:
+    """Refuse to replace a folder in which something is that neither its manifest lists nor the new one brings."""
+    if not folder.exists():
+        return
+    known = {path.name for path in new.iterdir()} | manifest.names(folder) | {manifest.MANIFEST, CARD}
+    if others := sorted({path.name for path in folder.iterdir()} - known):
+        raise StorageError(
+            f"{folder} holds {', '.join(others[:3])}, which is no part of the checkpoint in it and would be lost; move "
+            "that away, or choose another folder"
+        )
+    if (folder / CARD).is_file() and not (new / CARD).exists():
+        shutil.copy2(folder / CARD, new / CARD)
 
 
 def _sync(path: Path) -> None:

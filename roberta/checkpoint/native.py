@@ -121,12 +121,12 @@ def save(
     `weights` stand in for the model's own, where those are sharded over processes.
 
     Raises:
-        StorageError: the folder can't be written, or holds other things than a checkpoint.
+        StorageError: the folder can't be written, or holds anything else than a checkpoint.
     """
     weights = weights or model.state_dict()
     tensors = [*weights.values(), *(training.optimizer.values() if training else ())]
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    with replacing(folder, MANIFEST, num_bytes=num_bytes) as temporary:
+    with replacing(folder, MODEL, num_bytes=num_bytes) as temporary:
         _write_files(temporary, model, tokenizer, training, weights)
         _write_manifest(temporary)
 

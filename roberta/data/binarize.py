@@ -33,6 +33,8 @@ Progress = Callable[[int], object]  # called with the bytes of text done since t
 
 LEDGER_NAME = "shards.json"
 
+_MODELS = ("*.safetensors", "*.pt")
+
 
 @dataclass(frozen=True)
 class PreprocessConfig:
@@ -169,9 +171,11 @@ def _splits(config: PreprocessConfig) -> dict[str, tuple[Path, ...]]:
 def _check_destination(config: PreprocessConfig, splits: Iterable[str], tokenizer: Tokenizer | None) -> None:
     """Refuse a folder with splits that would no longer fit its vocabulary, or would count as shards of the new ones.
 
-    Without a tokenizer, one that is still to be made.
+    Nor may it hold a model, whose vocabulary would be replaced. Without a tokenizer, one that is still to be made.
     """
     folder = config.destdir
+    if models := sorted(path.name for pattern in _MODELS for path in folder.glob(pattern)):
+        raise ConfigError(f"{folder}: holds a model, {models[0]}, and its vocabulary; choose another --destdir")
     found = {path.stem for path in folder.glob("*.idx")}
     others = found.difference(splits)
     for name in sorted(others):
@@ -254,7 +258,9 @@ def _read_ledger(folder: Path) -> dict[str, Any]:
     path = folder / LEDGER_NAME
     try:
         ledger: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+        if not isinstance(ledger, dict):
+            raise ValueError(f"expected an object, found {type(ledger).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: can't be read: {error}; remove it to make all shards anew") from error
     return ledger
 

@@ -247,6 +247,8 @@ def test_merges_of_windows_are_read(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda encoder: "{", r"encoder\.json:1: not JSON"),
+        (lambda encoder: "[" * 200_000, r"encoder\.json: can't be read: .*recursion"),
+        (lambda encoder: json.dumps(encoder).replace("64", "6" * 5000), r"encoder\.json: can't be read: .*digits"),
         (lambda encoder: "[1]", r"encoder\.json: expected an object"),
         (lambda encoder: json.dumps({**encoder, "a": "64"}), r"encoder\.json: expected an object"),
         (lambda encoder: json.dumps({**encoder, "a": 5}), r"encoder\.json: the ids of 258 tokens are not 0 to 257"),

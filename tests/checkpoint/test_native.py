@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from roberta.checkpoint import native
+from roberta.data.binarize import PreprocessConfig, preprocess
+from roberta.data.indexed import IndexedDataset
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, StorageError
 
@@ -172,6 +174,27 @@ def test_a_run_is_not_replaced_by_a_checkpoint(folder, tiny_model):
     with pytest.raises(StorageError, match="other things than a checkpoint"):
         native.save(folder.parent, tiny_model, Tokenizer.load())
     native.verify(folder)
+
+
+def test_a_corpus_is_not_replaced_by_a_checkpoint(tiny_model, tmp_path):
+    """It has a manifest too."""
+    (tmp_path / "a.txt").write_text("Hello world!\n")
+    preprocess(PreprocessConfig(trainpref=(tmp_path / "a.txt",), destdir=tmp_path / "data-bin", workers=1))
+    with pytest.raises(StorageError, match="other things than a checkpoint"):
+        native.save(tmp_path / "data-bin", tiny_model, Tokenizer.load())
+    assert len(IndexedDataset(tmp_path / "data-bin" / "train")) == 1
+
+
+def test_what_lies_beside_a_checkpoint_is_not_lost_with_it(folder, tiny_model):
+    (folder / "notes.txt").write_text("lr was too high")
+    with pytest.raises(StorageError, match=r"step_0000007 holds notes\.txt, which is no part of the checkpoint in it"):
+        native.save(folder, tiny_model, Tokenizer.load())
+    assert native.load(folder).training.progress == {"num_updates": 7}
+    assert [path.name for path in folder.parent.iterdir()] == ["step_0000007"]
+    (folder / "notes.txt").rename(folder / "README.md")
+    native.save(folder, tiny_model, Tokenizer.load())
+    assert native.load(folder).training is None
+    assert (folder / "README.md").read_text() == "lr was too high"
 
 
 def test_a_file_is_not_replaced_by_a_checkpoint(tiny_model, tmp_path):

@@ -1,5 +1,6 @@
 """What all commands share: help, versions, completion, how results are shown, and what is said of wrong options."""
 
+import errno
 import importlib
 import json
 import logging
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from roberta.errors import ConfigError
+from roberta.errors import ConfigError, TrainingError
 from roberta_cli import completion, entry
 from roberta_cli.entry import Parser, run
 from roberta_cli.results import show, table
@@ -111,13 +112,61 @@ def test_without_shtab_the_error_says_what_to_install(monkeypatch):
         (["a", "--kind", "lrage"], "invalid choice: 'lrage'; allowed: large, small; did you mean large?"),
         (["a", "--kidn=x"], "unknown argument '--kidn=x'; did you mean --kind? see roberta-try --help"),
         (["a", "--zzz"], "unknown argument '--zzz'; see roberta-try --help"),
-        (["@gone.args"], "@gone.args: no such file; what begins with @ is the path of a recipe"),
+        (["@gone.args"], "@gone.args: no such file; what begins with @ is the path of a recipe, a file of options;"),
+        (["@anna said"], "; give a text that begins with @ as @@anna said"),
+        (["@/"], "@/: can't be read: [Errno 21] Is a directory: '/'; what begins with @ is the path of a recipe"),
     ],
 )
 def test_wrong_arguments_are_named_with_what_to_do(arguments, message):
     with pytest.raises(ConfigError) as refused:
         parser().parse_args(arguments)
     assert message in str(refused.value)
+
+
+def test_a_text_may_begin_with_the_sign_of_a_recipe():
+    given = parser().parse_args(["@@anna said", "--model", "@@@"])
+    assert (str(given.file), given.model) == ("@anna said", "@@")
+
+
+def test_a_recipe_may_insert_others_but_not_itself(tmp_path):
+    inner, outer = tmp_path / "inner.args", tmp_path / "outer.args"
+    inner.write_text("--kind small  # not large\n\n--model @@x\n")
+    outer.write_text(f"@{inner}\n")
+    given = parser().parse_args(["a", f"@{outer}", "--kind", "large"])
+    assert (given.kind, given.model) == ("large", "@x")
+    inner.write_text(f"--kind small @{outer}")
+    with pytest.raises(ConfigError, match=r"outer\.args: the recipe inserts itself, by way of @.*inner\.args; take"):
+        parser().parse_args(["a", f"@{outer}"])
+
+
+def out_of_memory(kind: str) -> None:
+    """Ask for more memory than there is, in a way."""
+    if kind == "cpu":
+        importlib.import_module("torch").empty(2**50)
+    if kind == "cuda":
+        raise importlib.import_module("torch").OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore")
+    if kind == "numpy":
+        importlib.import_module("numpy").empty(2**50)
+    if kind == "os":
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    raise MemoryError
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "numpy", "os", "python"])
+def test_memory_that_does_not_suffice_is_one_line_with_what_to_change(kind, capsys):
+    assert run(lambda argv: out_of_memory(kind), []) == TrainingError.exit_code
+    told = capsys.readouterr().err
+    assert told.startswith("error: out of memory (")
+    assert "lower --batch-size and --max-tokens where the command has them" in told
+    assert told.count("\n") == 1
+
+
+def test_other_errors_of_the_program_are_shown_whole():
+    def fail(argv: object) -> None:
+        raise RuntimeError("a shape is wrong")
+
+    with pytest.raises(RuntimeError, match="a shape is wrong"):
+        run(fail, [])
 
 
 def test_off_a_terminal_a_result_is_one_line_of_json(capsys):

@@ -244,6 +244,15 @@ def test_what_does_not_fit_is_refused(refuse, tmp_path):
     assert "argument TASK: invalid choice: 'rtf'" in refuse("rtf", tmp_path)
 
 
+def test_options_that_say_nothing_are_refused(refuse, tmp_path):
+    message = "--head says nothing to masked_lm, whose head is that of masked LM: leave it out"
+    assert message in refuse("masked_lm", tmp_path, "--head", "lm")
+    path = table(tmp_path / "test.tsv", "sentence\tlabel", [("a", "1")])
+    assert f"--split chooses a file of a folder, and {path} is a file: leave it out" in refuse(
+        "sst2", path, "--split", "test"
+    )
+
+
 def test_a_model_with_one_head_needs_no_name_and_one_without_is_refused(roberta, tmp_path, capsys):
     table(tmp_path / "dev.tsv", "sentence\tlabel", [("a", "1"), ("b", "0")])
     bare = RobertaModel(roberta.model.config)

@@ -234,6 +234,18 @@ def test_options_come_from_the_recipes_and_then_from_the_command_line(folder, mo
     assert (other.schedule.warmup_updates, other.schedule.warmup_ratio) == (7, 0.0)
 
 
+def test_a_recipe_of_ones_own_may_say_how_many_updates_warm_up(folder, model):
+    (folder / "my.args").write_text("--warmup-updates 7\n")
+    recipe = finetune.parse(["table", str(folder), f"@{folder}/my.args", "--init", str(model)])[1]
+    assert (recipe.schedule.warmup_updates, recipe.schedule.warmup_ratio) == (7, 0.0)
+
+
+def test_data_whose_name_begins_with_the_sign_of_a_recipe_can_be_given(folder, model, monkeypatch):
+    (folder / "@data").mkdir()
+    monkeypatch.chdir(folder)
+    assert finetune.parse(["table", "@@data", "--init", str(model)])[1].task.data == Path("@data")
+
+
 def test_every_data_set_has_a_recipe_that_can_be_read(folder, model):
     from roberta.finetuning import DATASETS
 

@@ -131,6 +131,15 @@ def test_gaps_are_filled(score, files):
         ("nbest --ref reference --nbest --model model --baseline system", "--nbest goes with --ref alone"),
         ("system --ref reference --output best", "--output is where --nbest writes"),
         ("system --ref reference --metrics blue", "invalid choice: 'blue'"),
+        ("system --ref reference --weights 0.1", "--weights says nothing without --nbest; give both, or neither"),
+        ("system --ref reference --test bootstrap", "--test says nothing without --baseline"),
+        ("system --ref reference --idf", "--idf says nothing without BERTScore, which --model adds"),
+        ("system --ref reference --model model --metrics bleu --layer 1", "--layer says nothing without BERTScore"),
+        ("reference --infill --model model --idf", "--idf says nothing without BERTScore"),
+        ("reference --infill --model model --lowercase", "--lowercase says nothing without --ref"),
+        ("reference --infill --model model --baseline other", "--baseline says nothing without --ref"),
+        ("system --ref reference --beam 2", "--beam says nothing without --infill"),
+        ("system --ref reference --max-tokens 9", "--max-tokens says nothing without --model"),
     ],
 )
 def test_what_does_not_fit_gives_one_line_and_exit_code_2(files, capsys, arguments, message):

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roberta.checkpoint import native
 from roberta.data import binarize as module
 from roberta.data.binarize import PreprocessConfig, binarize, preprocess
 from roberta.data.indexed import IndexedDataset
@@ -10,6 +11,7 @@ from roberta.data.splits import Counts
 from roberta.data.stream import open_split
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
+from roberta.models.roberta import RobertaConfig, RobertaModel
 
 
 @pytest.fixture(scope="module")
@@ -227,11 +229,20 @@ def test_shards_go_on_where_a_run_was_stopped(tmp_path):
         assert (tmp_path / "out" / f"{name}.bin").read_bytes() == (tmp_path / f"{name}.bin").read_bytes()
 
 
-def test_a_damaged_ledger_is_refused(tmp_path):
+@pytest.mark.parametrize("damaged", ["{", "[1]", "[" * 200_000])
+def test_a_damaged_ledger_is_refused(tmp_path, damaged):
     sharded(tmp_path, "one\n")
-    (tmp_path / "out" / "shards.json").write_text("{")
+    (tmp_path / "out" / "shards.json").write_text(damaged)
     with pytest.raises(DataError, match=r"shards\.json: .*remove it to make all shards anew"):
         sharded(tmp_path, "one\n")
+
+
+def test_a_corpus_is_not_written_over_a_model(tmp_path):
+    path, out = written(tmp_path / "a.txt", "text\n"), tmp_path / "model"
+    native.save(out, RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=8, ffn_embed_dim=8)), Tokenizer.load())
+    with pytest.raises(ConfigError, match=r"model: holds a model, model\.safetensors, and its vocabulary"):
+        preprocess(PreprocessConfig(trainpref=(path,), destdir=out))
+    native.verify(out)
 
 
 def test_splits_of_another_vocabulary_are_not_left_behind(tmp_path):

@@ -1,7 +1,8 @@
 """Crash at one given moment of a save: fork, count what the process asks of the disk, and leave before the n-th thing.
 
 What is counted: files opened for writing, files written by safetensors (half of each is there after the crash), syncs,
-renames, deletions, folders made and removed. Prints a line of JSON:
+renames, deletions, folders made and removed. Prints a line of JSON, and fails if a run did not recover from a crash, or
+is not whole without one:
 
     python -m tests.reliability.crashing --every 1
 """
@@ -12,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 
 from roberta.checkpoint import folders, native
+from roberta.errors import RobertaError
 from tests.reliability.building import make_model, make_tokenizer, save_checkpoint
 
 EVENTS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
@@ -99,7 +102,9 @@ def check(run: Path) -> None:
     newest = native.newest(run)
     assert newest is not None
     assert value_of(newest) in (4.0, 6.0)
-    assert len([folder for folder in native.steps(run) if native.newest(run) is not None]) >= 2
+    for folder in [*native.steps(run)[-2:], run / native.BEST]:
+        native.verify(folder)
+    assert len(native.steps(run)) >= 2
     native.forget_after(run, int(value_of(newest)))
     assert value_of(run / native.BEST) in (2.0, 6.0)
     assert native.newest(run) == newest
@@ -107,6 +112,16 @@ def check(run: Path) -> None:
     native.prune(run, keep=2)
     for folder in native.steps(run)[-2:]:
         native.verify(folder)
+
+
+def is_whole(run: Path, moment: int) -> bool:
+    """Return whether a run passes the check; say on stderr what is wrong if it does not."""
+    try:
+        check(run)
+    except (AssertionError, RobertaError, OSError):
+        print(f"after moment {moment}:", traceback.format_exc(), file=sys.stderr)
+        return False
+    return True
 
 
 def main() -> int:
@@ -119,16 +134,15 @@ def main() -> int:
         for value in (2.0, 4.0):
             save_checkpoint(before / native.step_name(int(value)), value)
         save_checkpoint(before / native.BEST, 2.0)
-        counts, moment, crashes = None, 1, 0
+        counts, moment, whole = None, 1, []
         while counts is None:
             shutil.copytree(before, run)
             counts = crash(lambda: next_save(run), moment)
-            check(run)
-            crashes += counts is None
+            whole.append(is_whole(run, moment))
             shutil.rmtree(run)
             moment += every
-    print(json.dumps({"crashes": crashes, "recovered": crashes, "moments": counts}))
-    return 0
+    print(json.dumps({"crashes": len(whole) - 1, "recovered": sum(whole[:-1]), "moments": counts}))
+    return 0 if all(whole) else 1
 
 
 if __name__ == "__main__":

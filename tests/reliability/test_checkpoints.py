@@ -11,13 +11,16 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from roberta import locking
 from roberta.checkpoint import folders, native
 from roberta.errors import CheckpointError, StorageError
 from roberta.locking import locked
 from roberta.manifest import MANIFEST
+from roberta.trainer import Trainer
 from tests.reliability.building import make_data, make_recipe, save_checkpoint
+from tests.reliability.mutating import resum
 
 ROOT = Path(__file__).parents[2]
 HOLD = """import sys
@@ -79,6 +82,24 @@ def test_02_a_save_that_crashes_at_a_moment_leaves_the_old_or_the_new_checkpoint
 def test_02_a_save_that_crashes_at_every_moment_leaves_the_old_or_the_new_checkpoint():
     found = summary("crashing", timeout=1200.0)
     assert found["recovered"] == found["crashes"] >= 60
+
+
+def test_02_a_save_that_does_not_recover_is_counted_and_fails():
+    """A save that takes the manifest away before it has another one."""
+    code = (
+        "import sys; from roberta.manifest import MANIFEST; from tests.reliability import crashing\n"
+        "def careless(run):\n"
+        "    path = run / 'step_0000004' / MANIFEST\n"
+        "    content = path.read_bytes()\n"
+        "    path.unlink(), path.write_bytes(content)\n"
+        "crashing.next_save = careless\n"
+        "sys.exit(crashing.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout)
+    assert (found["crashes"], found["recovered"]) == (2, 1)
+    assert done.returncode == 1
+    assert "after moment 2: Traceback" in done.stderr
 
 
 def test_05_every_byte_is_on_the_disk_before_a_folder_gets_its_name(tmp_path, monkeypatch):
@@ -248,6 +269,11 @@ def test_30_one_process_can_not_lock_a_folder_twice_but_one_after_the_other(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def unsupported(descriptor: int, operation: int) -> None:
+    """Say what a file system without locks says."""
+    raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+
 @pytest.mark.parametrize(
     ("holder", "is_free"),
     [
@@ -259,10 +285,6 @@ def test_30_one_process_can_not_lock_a_folder_twice_but_one_after_the_other(tmp_
 )
 def test_30_without_locks_of_the_kernel_the_named_process_counts(tmp_path, monkeypatch, holder, is_free):
     """Some network file systems have no locks."""
-
-    def unsupported(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-
     monkeypatch.setattr(locking.fcntl, "flock", unsupported)
     (tmp_path / locking.FILE_NAME).write_text(json.dumps(holder) if holder else "")
     if is_free:
@@ -271,6 +293,19 @@ def test_30_without_locks_of_the_kernel_the_named_process_counts(tmp_path, monke
     else:
         with pytest.raises(StorageError, match=f"process {holder['pid']} on {holder['host']}"), locked(tmp_path):
             pytest.fail("the lock was given twice")
+
+
+@pytest.mark.parametrize("content", ["[" * 60_000, '{"pid": ' + "9" * 5000 + "}"], ids=["nested", "huge"])
+def test_30_a_lock_file_that_can_not_be_read_names_nobody(tmp_path, monkeypatch, content):
+    path = tmp_path / locking.FILE_NAME
+    with locked(tmp_path):
+        path.write_text(content)
+        with pytest.raises(StorageError, match="in use by process unknown on unknown host"), locked(tmp_path):
+            pytest.fail("the lock was given twice")
+    monkeypatch.setattr(locking.fcntl, "flock", unsupported)
+    path.write_text(content)
+    with locked(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_30_a_folder_that_can_not_be_written_can_not_be_locked(tmp_path):
@@ -323,6 +358,20 @@ def test_46_a_run_without_its_optimizer_can_not_be_resumed(run, part):
     (run / "step_0000006" / part).unlink()
     with pytest.raises(CheckpointError, match=f"{part}: listed in MANIFEST.json but missing"):
         native.load(run / "step_0000006")
+
+
+@pytest.mark.parametrize("stripped", [("exp_avg",), ("exp_avg", "exp_avg_sq", "step")])
+def test_46_a_run_without_a_moment_can_not_be_resumed_even_if_the_sums_are_right(stripped, tmp_path):
+    data, run, name = make_data(tmp_path / "data"), tmp_path / "run", "encoder.layers.0.fc1.weight"
+    Trainer(make_recipe(data, run, 3)).train()
+    folder = run / native.step_name(3)
+    tensors = load_file(folder / native.OPTIMIZER)
+    for kind in stripped:
+        del tensors[f"{kind}.{name}"]
+    folders.write_tensors(folder / native.OPTIMIZER, tensors)
+    resum(folder)
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        Trainer(make_recipe(data, run, 6)).train()
 
 
 def test_39_a_checkpoint_that_declares_more_than_it_holds_is_refused_before_it_is_built(run):

@@ -6,6 +6,7 @@ Numbers are those of SECURITY.md's table.
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,8 +21,10 @@ import torch
 from roberta import logs
 from roberta.checkpoint import native
 from roberta.checkpoint.background import BackgroundWriter, snapshot
-from roberta.errors import StorageError, TrainingError
+from roberta.distributed import World
+from roberta.errors import LostProcessError, StorageError, TrainingError
 from roberta.failures import explained
+from roberta.recipe import FREE_ON_RESUME
 from roberta.trainer import Trainer
 from tests.reliability.building import make_data, make_recipe
 from tests.reliability.losing import start, wait_for_updates
@@ -44,8 +47,7 @@ def two_ranks(data: Path, run: Path, *options: str) -> list[subprocess.Popen]:
     return processes
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
 def test_16_17_a_lost_or_hanging_process_ends_the_others_with_a_message(number, tmp_path):
     """A process that is stopped answers to nobody, and keeps its connections."""
     data = make_data(tmp_path / "data")
@@ -57,7 +59,9 @@ def test_16_17_a_lost_or_hanging_process_ends_the_others_with_a_message(number, 
         _, message = first.communicate(timeout=60)
         print(json.dumps({"signal": number.name, "seconds until the other ended": round(time.monotonic() - begun, 1)}))
         assert first.returncode == TrainingError.exit_code, message
-        assert "error: rank 0 of 2: another rank was lost or hangs" in message
+        assert re.search(
+            r"error: rank 0 of 2: another rank was lost or hangs at update \d+ \(.*--timeout-minutes", message
+        )
         native.verify(native.newest(tmp_path / "run"))
     finally:
         for process in (first, second):
@@ -95,6 +99,10 @@ def test_07_training_survives_a_log_that_can_not_be_written(has_room_at_the_end,
     assert [record["train"]["num_updates"] for record in lines if "train" in record] == expected
 
 
+def fail_alone(error: Exception) -> None:
+    raise error
+
+
 def fail(error: Exception, *, rank: int = 0, world_size: int = 1, sample_ids: Sequence[int] = ()) -> None:
     """Raise an error within update 7."""
     with explained(rank=rank, world_size=world_size, update=7, sample_ids=sample_ids):
@@ -102,12 +110,24 @@ def fail(error: Exception, *, rank: int = 0, world_size: int = 1, sample_ids: Se
 
 
 def test_48_out_of_memory_names_rank_update_samples_and_what_to_change():
-    knobs = "lower --batch-size or --max-tokens and raise --update-freq by as much, or give --checkpoint-activations"
+    knobs = "give --checkpoint-activations or --parallelism fsdp and go on with --resume"
     expected = rf"rank 1 of 4: out of memory at update 7, on samples 0, 1, 2, .* and 2 more \(.*\): {knobs}"
     with pytest.raises(RuntimeError) as genuine:
         torch.empty(2**50)
     with pytest.raises(TrainingError, match=expected):
         fail(genuine.value, rank=1, world_size=4, sample_ids=range(10))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_48_what_is_advised_with_resume_may_change_on_resume_and_the_rest_begins_anew(world_size):
+    with pytest.raises(TrainingError) as told:
+        fail(MemoryError(), world_size=world_size)
+    resumed, anew = str(told.value).split("; or begin anew in another --save-dir, with --init-from")
+    advised = set(re.findall(r"--([a-z-]+)", resumed)) - {"resume"}
+    assert advised
+    assert {name.replace("-", "_") for name in advised} <= FREE_ON_RESUME
+    assert "--batch-size or --max-tokens" in anew
+    assert "--resume" not in anew
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 9 GiB\nmore")])
@@ -123,6 +143,15 @@ LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connec
 def test_16_a_process_that_is_lost_in_a_backward_pass_is_named(error):
     with pytest.raises(TrainingError, match="rank 0 of 2: another rank was lost or hangs at update 7"):
         fail(error, world_size=2)
+
+
+def test_16_a_process_that_is_lost_between_exchanges_is_named_with_the_update():
+    world = World(0, 2, torch.device("cpu"))
+    with (
+        pytest.raises(LostProcessError, match=r"rank 0 of 2: another rank was lost or hangs at update 7 \(gone\); see"),
+        explained(rank=0, world_size=2, update=7, sample_ids=()),
+    ):
+        world._together(lambda: fail_alone(RuntimeError("gone")))
 
 
 @pytest.mark.parametrize(("error", "world_size"), [(RuntimeError("size mismatch"), 2), (LOST, 1)])

@@ -23,6 +23,8 @@ from roberta.errors import ConfigError, DataError, choices
 KINDS = (".tsv", ".csv", ".jsonl")
 PACKINGS = ("", *COMPRESSED)
 
+_CELL_CHARACTERS = 2**31 - 1  # of a .csv, at most: what a C long holds anywhere; csv's own 2^17 is less than a book
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -209,6 +211,9 @@ def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _comma_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the first line and the cells of each row."""
+    # the limit is the process's and holds while a row is read: raised here and never lowered, or readers in two threads
+    # would take it from each other
+    csv.field_size_limit(max(csv.field_size_limit(), _CELL_CHARACTERS))
     reader = csv.reader((line + "\n" for line in read_lines(path)), strict=True)
     first = 1
     while True:

@@ -61,13 +61,13 @@ def value_of(folder: Path | None) -> float:
 
 
 def test_01_runs_killed_at_random_moments_end_bit_for_bit_as_if_they_had_not_been():
-    found = summary("killing", "--kills", "4", "--seed", "5")
-    assert found["kills"] >= 4
+    found = summary("killing", "--kills", "200", "--seed", "5", timeout=900.0)
+    assert found["kills"] >= 200
     assert found["identical"] == found["runs"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "kills"), [("SIGKILL", 200), ("SIGTERM", 50), ("SIGKILL", 2000)])
+@pytest.mark.parametrize(("number", "kills"), [("SIGTERM", 50), ("SIGKILL", 2000)])
 def test_01_many_runs_killed_at_random_moments(number, kills):
     found = summary("killing", "--kills", str(kills), "--seed", "1", "--signal", number, timeout=15.0 * kills)
     assert found["identical"] == found["runs"]

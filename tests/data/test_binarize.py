@@ -239,7 +239,11 @@ def test_a_damaged_ledger_is_refused(tmp_path, damaged):
 
 def test_a_corpus_is_not_written_over_a_model(tmp_path):
     path, out = written(tmp_path / "a.txt", "text\n"), tmp_path / "model"
-    native.save(out, RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=8, ffn_embed_dim=8)), Tokenizer.load())
+    native.save(
+        out,
+        RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=8, ffn_embed_dim=8, attention_heads=1)),
+        Tokenizer.load(),
+    )
     with pytest.raises(ConfigError, match=r"model: holds a model, model\.safetensors, and its vocabulary"):
         preprocess(PreprocessConfig(trainpref=(path,), destdir=out))
     native.verify(out)

@@ -10,8 +10,7 @@ import json
 import logging
 import math
 import sys
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from roberta.errors import (
 )
 from roberta.failures import explained
 from roberta.files import write_text
+from roberta.identity import conditions, data_fingerprint, differences
 from roberta.interruption import Interruption
 from roberta.layout import Batch
 from roberta.locking import locked
@@ -63,8 +63,6 @@ RUN = "run.json"
 
 _HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
 _HOPELESS = 25  # updates in a row that had to be skipped; a loss scale for fp16 is found within twenty
-_LOOKED_AT = 2**20  # tokens of samples that tell one set of data from another, at most
-_AT_ONCE = 256  # samples of them in a batch
 _BESIDE_POSITION = frozenset({"data", "conditions", "optimizer", "loss_scale", "max_update"})  # in the state of a run
 _STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
 
@@ -493,7 +491,7 @@ class Trainer:
             progress = {
                 **dataclasses.asdict(self.position),
                 "max_update": self.timetable.max_update,
-                "conditions": self._conditions(),
+                "conditions": conditions(self.world),
                 "data": self._data_fingerprint,
                 "optimizer": group_options(self.optimizer),
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
@@ -527,9 +525,17 @@ class Trainer:
         progress = dict(checkpoint.training.progress)
         if missing := _BESIDE_POSITION - progress.keys():
             raise CheckpointError(f"{folder}: the state of the run lacks {', '.join(sorted(missing))}; it can't go on")
-        conditions, data, loss_scale, max_update, groups = (progress.pop(name) for name in sorted(_BESIDE_POSITION))
-        self._check_data(data, str(folder))
-        self._compare_conditions(conditions)
+        old_conditions, data, loss_scale, max_update, groups = (progress.pop(name) for name in sorted(_BESIDE_POSITION))
+        if changes := differences(data, self._data_fingerprint):
+            raise DataError(
+                f"{folder}: the run was trained on other data than {self.recipe.task}: {changes}; resume with its own, "
+                "or begin another run with --init-from"
+            )
+        if (changes := differences(old_conditions, conditions(self.world))) and self.world.is_main:
+            logger.warning(
+                "resumed under other conditions (%s): the same samples in the same order, but not the same bits",
+                changes,
+            )
         self.position = Position.from_json(progress, str(folder))
         self.timetable.resume(
             self.position,
@@ -549,56 +555,9 @@ class Trainer:
             source=str(folder),
         )
 
-    def _check_data(self, old: Mapping[str, Any], source: str) -> None:
-        """Check that the training data are those of the run.
-
-        Raises:
-            DataError: they are not; the message lists what differs.
-        """
-        new = self._data_fingerprint
-        if changes := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
-            raise DataError(
-                f"{source}: the run was trained on other data than {self.recipe.task}: {'; '.join(changes)}; resume "
-                "with its own, or begin another run with --init-from"
-            )
-
     @cached_property
-    def _data_fingerprint(self) -> dict[str, Any]:
-        """Return figures of the training data that change with them: of all lengths, and of a part of the contents."""
-        samples, symbols = self.train_samples, self.task.tokenizer.dictionary.symbols
-        num_tokens = int(samples.sizes.sum())
-        count = min(len(samples), max(1, _LOOKED_AT * len(samples) // num_tokens))
-        checksum = 0
-        for ids in np.array_split(np.linspace(0, len(samples) - 1, count, dtype=np.int64), -(-count // _AT_ONCE)):
-            batch = samples.batch(ids, seed=0, epoch=0)
-            for tensor in (batch.tokens, batch.targets):
-                checksum = zlib.crc32(tensor.numpy().tobytes(), checksum)
-        return {
-            "samples": len(samples),
-            "tokens": num_tokens,
-            "lengths": zlib.crc32(samples.sizes.tobytes()),
-            "dictionary": zlib.crc32("\n".join(symbols).encode()),
-            "contents": checksum,
-        }
-
-    def _conditions(self) -> dict[str, Any]:
-        """Return that on which the last bits of the numbers depend."""
-        return {
-            "torch": torch.__version__,
-            "device": self.world.device.type,
-            "processes": self.world.size,
-            "threads": torch.get_num_threads(),
-        }
-
-    def _compare_conditions(self, old: Mapping[str, Any]) -> None:
-        """Say where a resumed run can't be bit for bit what the unbroken one would have been."""
-        new = self._conditions()
-        changes = [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]
-        if changes and self.world.is_main:
-            logger.warning(
-                "resumed under other conditions (%s): the same samples in the same order, but not the same bits",
-                "; ".join(changes),
-            )
+    def _data_fingerprint(self) -> dict[str, int]:
+        return data_fingerprint(self.train_samples, self.task.tokenizer)
 
 
 def _summary(record: dict[str, float]) -> str:

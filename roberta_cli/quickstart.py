@@ -92,11 +92,11 @@ def command(argv: Sequence[str]) -> Result | None:
 
 def _steps(config: QuickstartConfig) -> dict[str, tuple[Step, list[str]]]:
     """Return the commands to run, by name, with their arguments; writes the sample text."""
-    data, run_dir = str(config.folder / "data-bin"), str(config.folder / RUN)
+    data, run_dir, classifier = (str(config.folder / name) for name in ("data-bin", RUN, CLASSIFIER))
     texts, passages = _write_sample(config.folder)
-    options = ["--save-dir", run_dir, "--max-update", str(config.max_update), "--resume", *RECIPE]
+    options = ["--save-dir", run_dir, "--max-update", str(config.max_update), *_resume(run_dir), *RECIPE]
     splits = ["--trainpref", texts["train"], "--validpref", texts["valid"], "--vocab", MODEL]
-    novels = ["--init", MODEL, "--save-dir", str(config.folder / CLASSIFIER), "--resume"]
+    novels = ["--init", MODEL, "--save-dir", classifier, *_resume(classifier)]
     updates = ["--max-update", str(config.classifier_updates), *CLASSIFIER_RECIPE]
     return {
         "roberta-preprocess": (preprocess.command, [*splits, "--destdir", data]),
@@ -104,6 +104,10 @@ def _steps(config: QuickstartConfig) -> dict[str, tuple[Step, list[str]]]:
         "roberta-eval": (evaluate.command, ["masked_lm", data, "--model", run_dir]),
         "roberta-finetune": (finetune.command, ["table", str(passages), *novels, *updates]),
     }
+
+
+def _resume(run_dir: str) -> list[str]:
+    return ["--resume"] if Path(run_dir).exists() else []
 
 
 def _write_sample(folder: Path) -> tuple[dict[str, str], Path]:

@@ -17,15 +17,16 @@ import tarfile
 import time
 import uuid
 import zlib
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
-
-import requests
-import urllib3
 
 from roberta.errors import DownloadError
 from roberta.progress import progress_bar
+
+if TYPE_CHECKING:
+    import requests
 
 _log = logging.getLogger(__name__)
 
@@ -184,6 +185,9 @@ def _is_cached(path: Path, sha256: str | None, size: int | None) -> bool:
 
 
 def _try_once(url: str, path: Path, *, sha256: str | None, size: int | None, timeout: tuple[float, float]) -> Path:
+    import requests  # slow: 200 ms, which those whose files are there already need not wait
+    import urllib3
+
     part = _temporary(path)
     try:
         with requests.Session() as session, _open(session, url, timeout) as response, part.open("wb") as file:
@@ -202,14 +206,14 @@ def _try_once(url: str, path: Path, *, sha256: str | None, size: int | None, tim
     return path
 
 
-def _open(session: requests.Session, url: str, timeout: tuple[float, float]) -> requests.Response:
+def _open(session: "requests.Session", url: str, timeout: tuple[float, float]) -> "requests.Response":
     """Return the open response of status 200 that `url` leads to."""
     for _ in range(_MAX_REDIRECTS):
         # A server may only compress on request; the bytes that are stored are those it sends.
         response = session.get(
             url, stream=True, timeout=timeout, allow_redirects=False, headers={"Accept-Encoding": "identity"}
         )
-        if response.status_code == requests.codes.ok:
+        if response.status_code == HTTPStatus.OK:
             return response
         response.close()
         if not response.is_redirect:
@@ -223,13 +227,13 @@ def _open(session: requests.Session, url: str, timeout: tuple[float, float]) -> 
     raise _TryError(f"more than {_MAX_REDIRECTS} redirects")
 
 
-def _retry_after(response: requests.Response) -> float:
+def _retry_after(response: "requests.Response") -> float:
     value = response.headers.get("Retry-After", "")
     seconds = float(value) if re.fullmatch(r"\d{1,6}", value, re.ASCII) else 0.0
     return seconds if seconds <= _MAX_RETRY_AFTER else 0.0
 
 
-def _receive(response: requests.Response, file: IO[bytes], name: str) -> str:
+def _receive(response: "requests.Response", file: IO[bytes], name: str) -> str:
     """Write the body of a response to `file` and return its sha256."""
     declared = response.headers.get("Content-Length", "")
     expected = int(declared) if re.fullmatch(r"\d{1,18}", declared, re.ASCII) else None

@@ -16,7 +16,7 @@ from roberta.models.roberta import RobertaConfig, RobertaModel
 ROOT = Path(__file__).parents[1]
 MAPS = Path("/proc/self/maps")
 OPTIONAL = {"huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript", "spacy", "transformers"}
-SLOW = {"sacrebleu", "tiktoken", "torch._dynamo", "torch._inductor", "sympy", "pandas", "scipy"}
+SLOW = {"requests", "sacrebleu", "tiktoken", "torch._dynamo", "torch._inductor", "sympy", "pandas", "scipy"}
 
 
 def modules_after(code: str, *arguments: str) -> set[str]:
@@ -29,19 +29,19 @@ def modules_after(code: str, *arguments: str) -> set[str]:
 
 
 def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
-    assert not modules_after("import roberta") & {"torch", "numpy", "requests", "tqdm", *OPTIONAL, *SLOW}
+    assert not modules_after("import roberta") & {"torch", "numpy", "tqdm", *OPTIONAL, *SLOW}
 
 
 def test_help_of_preprocess_imports_no_torch() -> None:
     code = "from roberta_cli.preprocess import main; raise SystemExit(main(['--help']))"
-    assert not modules_after(code) & {"torch", "requests", *OPTIONAL, *SLOW}
+    assert not modules_after(code) & {"torch", *OPTIONAL, *SLOW}
 
 
 def test_the_hub_imports_little_beside_torch() -> None:
     torch_alone, hub = modules_after("import torch"), modules_after("import roberta.hub")
     assert not hub & {*OPTIONAL, *SLOW} - torch_alone
     foreign = {name for name in hub - torch_alone if name.partition(".")[0] != "roberta"}
-    assert len(foreign) < 250  # 148, requests and its friends above all; torch 2.13 alone: 1123
+    assert len(foreign) < 60  # 20; torch 2.13 alone: 1123
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ def _line_number(path: Path, position: int) -> int:
 
 def _ranked_tokens(merges: Sequence[str]) -> list[str]:
     """Return the tokens that text can become, by rank: bytes, then what each merge makes."""
-    return [*ALPHABET, *(merge.replace(" ", "") for merge in merges)]
+    return "\n".join([*ALPHABET, *merges]).replace(" ", "").split("\n")
 
 
 def _read_encoder(path: Path, merges: Sequence[str], merges_path: Path) -> dict[str, int]:

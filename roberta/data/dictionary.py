@@ -5,6 +5,7 @@ before the symbols of the file, `<mask>` after them. In RoBERTa's dictionary a s
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 
 from roberta.bpe.gpt2 import VOCABULARY, read_text
@@ -46,27 +47,8 @@ class Dictionary:
         Raises:
             VocabError: the file can't be read, a line is not `SYMBOL COUNT`, or a symbol stands there twice.
         """
-        symbols: list[str] = []
-        counts = []
-        known = set(SPECIALS)
-        for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), start=1):
-            symbol, _, count = line.rstrip().rpartition(" ")
-            overwrites = count == _OVERWRITE
-            if overwrites:
-                symbol, _, count = symbol.rpartition(" ")
-            if not symbol or not count.isdecimal() or len(count) > _MAX_DIGITS:
-                raise VocabError(
-                    f"{path}:{number}: {line!r}; expected SYMBOL COUNT, such as '13 850314647'; restore the file"
-                )
-            if symbol in known and not overwrites:
-                raise VocabError(
-                    f"{path}:{number}: symbol {symbol!r} is already there; remove the line, "
-                    f"or end it with {_OVERWRITE} to give the symbol a new id"
-                )
-            known.add(symbol)
-            symbols.append(symbol)
-            counts.append(int(count))
-        return cls(symbols, counts)
+        text = read_text(path)
+        return cls(*(_plain_fields(text) or _checked_fields(text, path)))
 
     @classmethod
     def load_packaged(cls) -> "Dictionary":
@@ -92,9 +74,58 @@ class Dictionary:
         """Return the id of a symbol, or that of `<unk>`."""
         return self._index.get(symbol, self.unk)
 
+    def indices(self, symbols: Sequence[str]) -> list[int]:
+        """Return the id of each symbol, or that of `<unk>`."""
+        return list(map(self._index.get, symbols, repeat(self.unk)))
+
     def __len__(self) -> int:
         return len(self.symbols)
 
     def __eq__(self, other: object) -> bool:
         """Dictionaries are equal if they give the same symbols the same ids, whatever their counts."""
         return isinstance(other, Dictionary) and self.symbols == other.symbols
+
+
+def _plain_fields(text: str) -> tuple[list[str], list[int]] | None:
+    """Return the symbols and counts of a file without a fault or an overwritten symbol, and None of any other.
+
+    It takes a third of the time of `_checked_fields`, which tells the faults.
+    """
+    fields = text.split()
+    symbols, counts = fields[::2], fields[1::2]
+    if not set(symbols).isdisjoint(SPECIALS) or len(set(symbols)) != len(symbols):
+        return None
+    if not "".join(counts).isdecimal() or max(map(len, counts)) > _MAX_DIGITS:
+        return None
+    if text != "".join([f"{symbol} {count}\n" for symbol, count in zip(symbols, counts, strict=False)]):
+        return None
+    return symbols, list(map(int, counts))
+
+
+def _checked_fields(text: str, path: Path) -> tuple[list[str], list[int]]:
+    """Return the symbols and counts of a file.
+
+    Raises:
+        VocabError: as `Dictionary.load`.
+    """
+    symbols: list[str] = []
+    counts = []
+    known = set(SPECIALS)
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        symbol, _, count = line.rstrip().rpartition(" ")
+        overwrites = count == _OVERWRITE
+        if overwrites:
+            symbol, _, count = symbol.rpartition(" ")
+        if not symbol or not count.isdecimal() or len(count) > _MAX_DIGITS:
+            raise VocabError(
+                f"{path}:{number}: {line!r}; expected SYMBOL COUNT, such as '13 850314647'; restore the file"
+            )
+        if symbol in known and not overwrites:
+            raise VocabError(
+                f"{path}:{number}: symbol {symbol!r} is already there; remove the line, "
+                f"or end it with {_OVERWRITE} to give the symbol a new id"
+            )
+        known.add(symbol)
+        symbols.append(symbol)
+        counts.append(int(count))
+    return symbols, counts

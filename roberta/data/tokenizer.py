@@ -43,7 +43,7 @@ class Tokenizer:
     def __init__(self, bpe: BPE, dictionary: Dictionary) -> None:
         self.bpe = bpe
         self.dictionary = dictionary
-        self._token_of = list(map(dictionary.index, bpe.symbols))  # by BPE id
+        self._token_of = dictionary.indices(bpe.symbols)  # by BPE id
         self.added_symbols = _added_symbols(dictionary, self._token_of)
         self._added = _pattern_of_added(self.added_symbols)
 

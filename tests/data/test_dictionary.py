@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from roberta.bpe.gpt2 import VOCABULARY
-from roberta.data.dictionary import Dictionary
+from roberta.data.dictionary import Dictionary, _checked_fields, _plain_fields
 from roberta.errors import StorageError, VocabError
 
 
@@ -144,3 +144,28 @@ def test_equality_is_of_symbols_and_their_order() -> None:
     assert Dictionary(["a", "b"], [1, 2]) == Dictionary(["a", "b"], [3, 4])
     assert Dictionary(["a", "b"], [1, 2]) != Dictionary(["b", "a"], [1, 2])
     assert Dictionary(["a"], [1]) != ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ("13 9\n262 8\nmadeupword0001 0\n", True),
+        ("a 1\n<mask> 0\nb 2\n", True),
+        ("a 1\nb 2", False),  # the last line feed is missing
+        ("a 1\nb 2 \n", False),
+        ("a 1\nb c 2\n", False),  # the symbol has a space
+        ("a 1\na 2 #fairseq:overwrite\n", False),
+        ("a 1\n<pad> 2 #fairseq:overwrite\n", False),
+    ],
+)
+def test_plain_files_have_a_short_way_that_reads_the_same(text: str, is_plain: bool) -> None:
+    plain = _plain_fields(text)
+    assert (plain is not None) == is_plain
+    assert plain in (None, _checked_fields(text, Path("dict.txt")))
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a\n", "a b\n", "a 1\na 2\n", "<s> 1\n", "a 1\n\nb 2\n", f"a {'1' * 19}\n"])
+def test_the_short_way_takes_no_faulty_file(text: str) -> None:
+    assert _plain_fields(text) is None
+    with pytest.raises(VocabError):
+        _checked_fields(text, Path("dict.txt"))

@@ -36,13 +36,14 @@ def data_fingerprint(samples: Samples, tokenizer: Tokenizer) -> dict[str, int]:
     }
 
 
-def conditions(world: World) -> dict[str, Any]:
+def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
     """Return that on which the last bits of the numbers of a run depend."""
     return {
         "torch": torch.__version__,
         "device": world.device.type,
         "processes": world.size,
         "threads": torch.get_num_threads(),
+        "cpu_engine": cpu_engine,
     }
 
 

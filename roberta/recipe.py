@@ -10,6 +10,7 @@ from roberta.checkpoint import native
 from roberta.config import flag, option, to_json
 from roberta.distributed import Parallelism
 from roberta.errors import ConfigError
+from roberta.models.linear import CpuEngineChoice
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.validation import Device, Precision
 
@@ -32,6 +33,7 @@ FREE_ON_RESUME = frozenset(
         "patience",
         "checkpoint_activations",
         "compile",
+        "cpu_engine",
         "tensorboard_logdir",
         "resume",
         "init_from",
@@ -66,6 +68,10 @@ class TrainerConfig:
     )
     checkpoint_activations: bool = option(False, help="compute each layer twice instead of keeping what it computed")
     compile: bool = option(False, help="compile the layers; takes a minute at the start")
+    cpu_engine: CpuEngineChoice = option(
+        "torch",
+        help="what multiplies matrices on a CPU; auto measures which is the fastest, and a resumed run keeps it",
+    )
     device: Device = option("auto", help="where to train; auto takes CUDA if there is one")
     parallelism: Parallelism = option("ddp", help="under torchrun: whole models (ddp) or sharded ones (fsdp)")
     timeout_minutes: float = option(10.0, help="under torchrun: how long to wait for the other processes")
@@ -94,6 +100,11 @@ class TrainerConfig:
                 raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 0")
         if not self.update_freq or min(self.update_freq) < 1:
             raise ConfigError(f"--update-freq is {self.update_freq}; it takes numbers of at least 1")
+        if self.cpu_engine != "torch" and (self.compile or self.precision != "fp32"):
+            other = "--compile" if self.compile else f"--precision {self.precision}"
+            raise ConfigError(
+                f"--cpu-engine {self.cpu_engine} multiplies in fp32 as it goes, so it can't be had with {other}"
+            )
         if self.max_update is None and self.max_epoch is None:
             raise ConfigError("give --max-update, --max-epoch or both")
         if self.batch_size is None and self.max_tokens is None:

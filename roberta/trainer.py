@@ -108,6 +108,7 @@ class Trainer:
             pretrained.transfer(source, self.model, self.task.head, str(config.init_from))
         freeze(self.model, config.freeze)
         self.model.to(self.world.device)
+        self.model.set_cpu_engine(config.cpu_engine)
         self.forward = parallelise(
             self.model,
             self.model.encoder,
@@ -448,7 +449,8 @@ class Trainer:
         config = self.config
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         logger.info(
-            "%d samples, %d tokens, %d updates; %.1fM parameters, %.1fM of them trained; %s x %d, %s, attention by %s",
+            "%d samples, %d tokens, %d updates; %.1fM parameters, %.1fM of them trained; %s x %d, %s, attention by %s, "
+            "matrices by %s",
             len(self.train_samples),
             int(self.train_samples.sizes.sum()),
             self.last_update,
@@ -458,6 +460,7 @@ class Trainer:
             self.world.size,
             config.precision,
             attention_backend(self.recipe.model, self.world.device, config.precision),
+            self.model.cpu_engine,
         )
 
     def _check_ranks_agree(self) -> None:
@@ -491,7 +494,7 @@ class Trainer:
             progress = {
                 **dataclasses.asdict(self.position),
                 "max_update": self.timetable.max_update,
-                "conditions": conditions(self.world),
+                "conditions": conditions(self.world, self.model.cpu_engine),
                 "data": self._data_fingerprint,
                 "optimizer": group_options(self.optimizer),
                 "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
@@ -531,7 +534,10 @@ class Trainer:
                 f"{folder}: the run was trained on other data than {self.recipe.task}: {changes}; resume with its own, "
                 "or begin another run with --init-from"
             )
-        if (changes := differences(old_conditions, conditions(self.world))) and self.world.is_main:
+        if self.config.cpu_engine == "auto" and "cpu_engine" in old_conditions:
+            self.model.set_cpu_engine(old_conditions["cpu_engine"])
+        new_conditions = conditions(self.world, self.model.cpu_engine)
+        if (changes := differences({"cpu_engine": "torch", **old_conditions}, new_conditions)) and self.world.is_main:
             logger.warning(
                 "resumed under other conditions (%s): the same samples in the same order, but not the same bits",
                 changes,

@@ -1,6 +1,7 @@
 """roberta-eval: measure a model."""
 
 import argparse
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError
 from roberta_cli.entry import Parser, check_exists, run
 from roberta_cli.results import Result
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = f"""Measure a model on a data set.
 
@@ -45,7 +48,7 @@ _METRICS = {
 
 
 WINDOW_OPTIONS = ("doc_stride", "max_question_length", "max_answer_length")
-MODEL_OPTIONS = (*WINDOW_OPTIONS, "head", "tokens_per_sample", "max_tokens", "precision")
+MODEL_OPTIONS = (*WINDOW_OPTIONS, "head", "tokens_per_sample", "max_tokens", "precision", "cpu_engine")
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,15 @@ class EvalConfig:
     precision: Literal["fp32", "int8"] = option(
         "fp32", help="number format of the matrices; int8 is for CPUs, faster and a little off"
     )
+    cpu_engine: Literal["auto", "torch", "numpy", "onednn"] = option(
+        "torch", help="what multiplies matrices in fp32 on a CPU; auto measures which is the fastest"
+    )
 
     def __post_init__(self) -> None:
         if self.precision == "int8" and self.device == "cuda":
             raise ConfigError("--precision int8 is for CPUs; leave it out, or give --device cpu")
+        if self.precision == "int8" and self.cpu_engine != "torch":
+            raise ConfigError(f"--cpu-engine {self.cpu_engine} multiplies in fp32; leave out it or --precision int8")
         for name in ("tokens_per_sample", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -348,8 +356,13 @@ def _model(config: EvalConfig) -> Any:
 
     if config.model is None:
         raise ConfigError("required: --model")
-    model = from_pretrained(config.model).float()
-    return model.int8() if config.precision == "int8" else model.to(choose_device(config.device))
+    model = from_pretrained(config.model).float().requires_grad_(False)
+    if config.precision == "int8":
+        return model.int8()
+    model.to(choose_device(config.device)).set_cpu_engine(config.cpu_engine)
+    if config.cpu_engine == "auto":
+        logger.info("matrices by %s", model.model.cpu_engine)
+    return model
 
 
 EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {

@@ -166,6 +166,37 @@ def test_resuming_under_other_conditions_says_so(recipe, caplog, monkeypatch):
     assert f"resumed under other conditions (threads was {threads}, is {threads + 1})" in caplog.text
 
 
+def test_numpy_trains_as_torch_and_resumes_bit_for_bit(recipe, caplog):
+    caplog.set_level("INFO")
+    plain = Trainer(with_options(recipe, max_update=4)).train()
+    whole = with_options(recipe, max_update=4, cpu_engine="numpy", save_dir=recipe.trainer.save_dir / "whole")
+    by_numpy = Trainer(whole).train()
+    assert "matrices by numpy" in caplog.text
+    assert by_numpy == pytest.approx(plain, rel=1e-4)
+    parted = with_options(whole, save_dir=recipe.trainer.save_dir / "parted")
+    Trainer(with_options(parted, max_update=2)).train()
+    assert Trainer(with_options(parted, resume=True)).train() == by_numpy
+    assert "other conditions" not in caplog.text
+
+
+def test_a_run_goes_on_with_the_engine_that_was_measured_at_its_start(recipe, caplog, monkeypatch):
+    Trainer(with_options(recipe, max_update=1, cpu_engine="numpy")).train()
+    monkeypatch.setattr("roberta.models.roberta.fastest_engine", lambda *_: "torch")
+    trainer = Trainer(with_options(recipe, max_update=2, resume=True, cpu_engine="auto"))
+    trainer.train()
+    assert trainer.model.cpu_engine == "numpy"
+    Trainer(with_options(recipe, max_update=3, resume=True, cpu_engine="torch")).train()
+    assert "other conditions (cpu_engine was numpy, is torch)" in caplog.text
+
+
+@pytest.mark.parametrize(("option", "value"), [("compile", True), ("precision", "bf16")])
+def test_engines_are_for_fp32_without_a_compiler(recipe, option, value):
+    with pytest.raises(
+        ConfigError, match="--cpu-engine auto multiplies in fp32 as it goes, so it can't be had with --"
+    ):
+        with_options(recipe, cpu_engine="auto", **{option: value})
+
+
 def test_resuming_where_there_is_nothing_says_so(recipe, caplog):
     Trainer(with_options(recipe, max_update=1, resume=True)).train()
     assert f"there is no checkpoint in {recipe.trainer.save_dir}; training begins anew" in caplog.text

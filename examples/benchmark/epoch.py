@@ -53,10 +53,10 @@ def sample_pairs(tokenizer: Tokenizer, count: int) -> list[Pair]:
     return pairs
 
 
-def ours(folder: Path, pairs: list[Pair]) -> Callable[[], float]:
+def ours(folder: Path, pairs: list[Pair], cpu_engine: str) -> Callable[[], float]:
     """Return what trains an epoch with this project, and returns its seconds."""
     data = folder / "data"
-    data.mkdir()
+    data.mkdir(exist_ok=True)
     for name, members in (("train", pairs), ("valid", pairs[:2])):
         lines = [json.dumps({"a": pair.first, "b": pair.second, "label": pair.label}) for pair in members]
         (data / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -67,6 +67,7 @@ def ours(folder: Path, pairs: list[Pair]) -> Callable[[], float]:
         "--weight-decay": WEIGHT_DECAY,
         "--warmup-ratio": WARMUP,
         "--max-epoch": 1,
+        "--cpu-engine": cpu_engine,
     }
     given = [str(part) for option in options.items() for part in option]
 
@@ -134,7 +135,10 @@ def main() -> None:
         folder = Path(temporary)
         native.save(folder / "native", model, tokenizer)
         hf_format.write(folder / "hf", model, tokenizer)
-        engines = {OURS: ours(folder, pairs)}
+        engines = {
+            OURS: ours(folder, pairs, "torch"),
+            f"{OURS} --cpu-engine auto": ours(folder, pairs, "auto"),
+        }
         if all(map(importlib.util.find_spec, ("transformers", "accelerate"))):
             engines[BASELINE] = theirs(folder, pairs)
         seconds: dict[str, list[float]] = {name: [] for name in engines}

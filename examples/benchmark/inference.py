@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from measuring import (
     MIXES,
     Row,
+    add_engine_option,
     add_timing_options,
     draw_lengths,
     forward_gflops,
@@ -186,9 +187,9 @@ def quantised_graph(path: Path) -> Path:
     return quantised
 
 
-def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compiled: bool = False) -> Forward:
-    """Return the forward pass of this library with the weights of `model`."""
-    copy = RobertaModel(model.config).eval()
+def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compiled: bool = False) -> RobertaModel:
+    """Return a model of this library with the weights of `model`, for inference."""
+    copy = RobertaModel(model.config).eval().requires_grad_(False)
     copy.load_state_dict(model.state_dict())
     if precision == "int8":
         copy.int8()
@@ -196,15 +197,26 @@ def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compi
         copy.to(given.device, DTYPES[precision])
     if compiled:
         parallelise(copy, copy.encoder, SINGLE, "ddp", compiled=True)
-    return ours(copy)
+    return copy
+
+
+def by_engine(model: RobertaModel, given: argparse.Namespace) -> list[Peer]:
+    """Return this library in fp32 with each engine for matrices on a CPU that is asked for."""
+    found = {}
+    for engine in given.cpu_engine:
+        copy = own(model, "fp32", given).set_cpu_engine(engine)
+        name = OURS if copy.cpu_engine == "torch" else f"{OURS} by {copy.cpu_engine}"
+        found.setdefault(name, Peer(name, "fp32", ours(copy)))
+    return list(found.values())
 
 
 def peers(model: RobertaModel, given: argparse.Namespace, folder: Path) -> list[Peer]:
     """Return the engines that are installed and asked for, all with the weights of `model`."""
     floats = [precision for precision in given.precision if precision in DTYPES]
-    found = [Peer(OURS, precision, own(model, precision, given)) for precision in given.precision]
+    found = by_engine(model, given) if "fp32" in given.precision else []
+    found += [Peer(OURS, name, ours(own(model, name, given))) for name in given.precision if name != "fp32"]
     if given.compile:
-        found += [Peer(f"{OURS} compiled", name, own(model, name, given, compiled=True)) for name in floats]
+        found += [Peer(f"{OURS} compiled", name, ours(own(model, name, given, compiled=True))) for name in floats]
     if not is_installed("transformers"):
         return found
     from transformers import RobertaModel as TheirModel
@@ -325,6 +337,7 @@ def main() -> None:
         "--precision", nargs="+", choices=LEAST_COSINE, default=["fp32"], help="number formats (default: fp32)"
     )
     parser.add_argument("--compile", action="store_true", help="compiled forms of both torch models too")
+    add_engine_option(parser)
     add_timing_options(parser)
     given = parser.parse_args()
     given.device = "cuda" if torch.cuda.is_available() else "cpu"

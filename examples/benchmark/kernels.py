@@ -1,10 +1,13 @@
-"""Measure the linear maps of a layer on a CPU: torch's own product, and oneDNN's with weights laid out beforehand.
+"""Measure what a layer does on a CPU in fp32 and int8, in the ways there are to do it.
 
     OMP_NUM_THREADS=1 python examples/benchmark/kernels.py
     OMP_NUM_THREADS=1 python examples/benchmark/kernels.py --preset roberta.small --rows 256 3060 --json
 
-Figures are GFLOP/s of the products alone, whatever else a row computes. Which is faster depends on the processor: where
-`packed` is far ahead, inference has something to win by it.
+The first table has the linear maps: torch's own product, numpy's, and oneDNN's with weights laid out beforehand
+(`packed`); and GELU after them, in new memory, in that of its input, or within oneDNN's product. Figures are GFLOP/s of
+the products alone, whatever else a row computes. Which is the fastest depends on the processor, and is what
+`--cpu-engine auto` measures. The second table has the rounding of inputs to uint8, directly and by way of int16, in
+nanoseconds for each number.
 """
 
 import argparse
@@ -16,6 +19,8 @@ import torch.nn.functional as F
 from measuring import Row, add_timing_options, interleaved, show
 from torch import Tensor
 
+from roberta.models.linear import linear
+from roberta.models.quantization import rounded_inputs
 from roberta.models.roberta import preset_config
 
 
@@ -25,8 +30,10 @@ def works(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Callable[[], Ten
     product = torch.ops.mkldnn._linear_pointwise
     return {
         "plain": partial(F.linear, x, weight, bias),
+        "numpy": partial(linear, x, weight, bias, "numpy"),
         "packed": partial(product, x, packed, bias, "none", [], ""),
         "plain, GELU": lambda: F.gelu(F.linear(x, weight, bias)),
+        "GELU in place": lambda: torch.ops.aten.gelu_(F.linear(x, weight, bias)),
         "packed, GELU in it": partial(product, x, packed, bias, "gelu", [], "none"),
     }
 
@@ -36,12 +43,27 @@ def measure(rows: int, inputs: int, outputs: int, given: argparse.Namespace) -> 
     """Return the row of one map; all ways must agree."""
     x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs) * inputs**-0.5, torch.randn(outputs)
     ways = works(x, weight, bias)
-    torch.testing.assert_close(ways["packed"](), ways["plain"](), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ways["packed, GELU in it"](), ways["plain, GELU"](), rtol=1e-4, atol=1e-4)
+    for name, way in ways.items():
+        expected = ways["plain, GELU" if "GELU" in name else "plain"]()
+        torch.testing.assert_close(way(), expected, rtol=1e-4, atol=1e-4)
     timings = interleaved(ways, repeats=given.repeats, processor_time=given.processor_time)
     gflops = 2 * rows * inputs * outputs / 1e9
     rates = {name: gflops / timing.median for name, timing in timings.items()}
     return {"tokens": rows, "inputs": inputs, "outputs": outputs, **rates}
+
+
+@torch.inference_mode()
+def measure_rounding(rows: int, inputs: int, given: argparse.Namespace) -> Row:
+    """Return the row of one input of int8."""
+    levels = torch.rand(rows, inputs) * 255 + 0.5
+    works: dict[str, Callable[[], object]] = {
+        "direct": lambda: levels.to(torch.uint8),
+        "by int16": lambda: levels.to(torch.int16).to(torch.uint8),
+        "all of it": lambda: rounded_inputs(levels),
+    }
+    timings = interleaved(works, repeats=given.repeats, processor_time=given.processor_time)
+    times = {name: 1e9 * timing.median / levels.numel() for name, timing in timings.items()}
+    return {"tokens": rows, "inputs": inputs, **times}
 
 
 def main() -> None:
@@ -56,10 +78,10 @@ def main() -> None:
     config = preset_config(given.preset)
     width, inner = config.embed_dim, config.ffn_embed_dim
     shapes = ((width, 3 * width), (width, width), (width, inner), (inner, width))
-    show(
-        [measure(rows, inputs, outputs, given) for rows in given.rows for inputs, outputs in shapes],
-        as_json=given.json,
-    )
+    maps = [measure(rows, inputs, outputs, given) for rows in given.rows for inputs, outputs in shapes]
+    show(maps, as_json=given.json)
+    rounding = [measure_rounding(rows, inputs, given) for rows in given.rows for inputs in (width, inner)]
+    show(rounding, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from roberta.models.linear import CpuEngineChoice, numpy_product
 from roberta.models.roberta import RobertaConfig
 
 Row = dict[str, Any]
@@ -92,6 +93,17 @@ def add_timing_options(parser: argparse.ArgumentParser) -> None:
         "--processor-time", action="store_true", help="time by the processor, for a busy machine and one thread"
     )
     parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
+
+
+def add_engine_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of what multiplies this library's matrices on a CPU."""
+    parser.add_argument(
+        "--cpu-engine",
+        nargs="+",
+        choices=get_args(CpuEngineChoice),
+        default=["torch", "auto"],
+        help="what multiplies our matrices in fp32 on a CPU, a row each (default: torch, and auto if it finds another)",
+    )
 
 
 def synchronise() -> None:
@@ -181,7 +193,7 @@ class Products:
 def layer_products(config: RobertaConfig, *, rows: int, dtype: torch.dtype, device: str, times: int) -> Products:
     """Return the linear maps of a layer on `rows` tokens, computed `times` over.
 
-    On a CPU each is the better of torch's own product and oneDNN's with weights it has laid out beforehand.
+    On a CPU each is the best of torch's own product, numpy's, and oneDNN's with weights it has laid out beforehand.
     """
     width, inner = config.embed_dim, config.ffn_embed_dim
     fastest = []
@@ -189,6 +201,8 @@ def layer_products(config: RobertaConfig, *, rows: int, dtype: torch.dtype, devi
         x = torch.randn(rows, inputs, dtype=dtype, device=device)
         weight = torch.randn(outputs, inputs, dtype=dtype, device=device)
         works: dict[str, Callable[[], object]] = {"plain": partial(F.linear, x, weight)}
+        if device == "cpu" and dtype == torch.float32:
+            works["numpy"] = partial(numpy_product, x, weight.t())
         if device == "cpu" and torch.backends.mkldnn.is_available():
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
             works["packed"] = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")

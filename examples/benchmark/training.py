@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from measuring import (
     Row,
+    add_engine_option,
     add_timing_options,
     draw_lengths,
     forward_gflops,
@@ -104,8 +105,9 @@ def finetuning_batches(config: RobertaConfig, given: argparse.Namespace) -> list
     return batches
 
 
-def ours(model: RobertaModel, precision: Any, *, is_lm: bool, compiled: bool) -> Trainee:
+def ours(model: RobertaModel, precision: Any, *, is_lm: bool, compiled: bool = False) -> Trainee:
     """Return this library's model, ready to train."""
+    name = OURS + " compiled" * compiled + f" by {model.cpu_engine}" * (model.cpu_engine != "torch")
     device = model.encoder.embed_tokens.weight.device
     forward = parallelise(model, model.encoder, SINGLE, "ddp", compiled=compiled)
     criterion: Any = (
@@ -121,7 +123,7 @@ def ours(model: RobertaModel, precision: Any, *, is_lm: bool, compiled: bool) ->
     optimizer = adam(AdamConfig(), list(model.named_parameters()))
     for group in optimizer.param_groups:
         group["lr"] = LR
-    return Trainee(OURS + " compiled" * compiled, model, loss, optimizer)
+    return Trainee(name, model, loss, optimizer)
 
 
 def hugging_face(folder: Path, precision: Any, device: torch.device, *, is_lm: bool, compiled: bool) -> Trainee:
@@ -151,12 +153,17 @@ def trainees(model: RobertaModel, given: argparse.Namespace, precision: str, fol
     device = next(model.parameters()).device
     is_lm = given.case == "pretraining"
     ways = [False, True] if given.compile else [False]
-    found = []
-    for compiled in ways:
+
+    def twin() -> RobertaModel:
         copy = RobertaModel(model.config)
         copy.register_head(*next(iter(model.head_configs.items())))
         copy.load_state_dict(model.state_dict())
-        found.append(ours(copy.to(device), precision, is_lm=is_lm, compiled=compiled))
+        return copy.to(device)
+
+    twins = [twin().set_cpu_engine(engine) for engine in (given.cpu_engine if precision == "fp32" else ["torch"])]
+    found = [ours(copy, precision, is_lm=is_lm) for copy in {copy.cpu_engine: copy for copy in twins}.values()]
+    if given.compile:
+        found.append(ours(twin(), precision, is_lm=is_lm, compiled=True))
     if importlib.util.find_spec("transformers") is not None:
         hf_format.write(folder, model, Tokenizer.load())
         found += [hugging_face(folder, precision, device, is_lm=is_lm, compiled=compiled) for compiled in ways]
@@ -240,6 +247,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=LOSS_TOLERANCE, default=["fp32"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1], help="rates (default: 0.1)")
     parser.add_argument("--compile", action="store_true", help="compiled forms of both too")
+    add_engine_option(parser)
     add_timing_options(parser)
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -27,6 +27,7 @@ from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_text
 from roberta.hub.features import Pooling
 from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
+from roberta.models.linear import CpuEngineChoice
 from roberta.models.roberta import RobertaModel
 
 
@@ -67,6 +68,7 @@ class RobertaHubInterface(nn.Module):
         return (
             f"RobertaHubInterface({config.encoder_layers} layers, embed_dim {config.embed_dim}, "
             f"{self.model.num_parameters / 1e6:.1f}M parameters{' in int8' * self.model.is_int8}, "
+            f"{'' if self.model.cpu_engine == 'torch' else f'products by {self.model.cpu_engine}, '}"
             f"vocabulary {config.vocab_size}, max_tokens {self.max_tokens}, "
             f"heads: {', '.join(self.model.heads) or 'none'}, {self.device}, "
             f"{'training' if self.training else 'evaluation'} mode)"
@@ -529,6 +531,22 @@ class RobertaHubInterface(nn.Module):
         tokenizer = self.tokenizer.with_symbols(symbols)
         vocabulary.add_symbols(self.model, len(symbols))
         self.tokenizer = tokenizer
+
+    def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> "RobertaHubInterface":
+        """Choose what multiplies matrices in fp32 on a CPU, and return self: the fastest one differs by processor.
+
+        "torch" is what models start with; "numpy" takes the BLAS of numpy; "onednn", for a model that was frozen by
+        `.requires_grad_(False)`, oneDNN with a second copy of the weights in its own layout; "auto" measures for a
+        second and takes the fastest of those. Answers differ in the last bits; all else stays as it is.
+
+        Raises:
+            ConfigError: no such engine, the model isn't on the CPU in fp32, or "onednn" for one that isn't frozen.
+
+        >>> roberta.set_cpu_engine("numpy").model.cpu_engine
+        'numpy'
+        """
+        self.model.set_cpu_engine(engine)
+        return self
 
     def int8(self) -> "RobertaHubInterface":
         """Turn the linear maps of the encoder's layers into int8 and return self: faster on a CPU, and a little off.

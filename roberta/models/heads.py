@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.layout import SequenceLayout
+from roberta.models.linear import CpuEngine, linear
 from roberta.models.projection import projected_cross_entropy
 from roberta.models.transformer import LAYER_NORM_EPS, Activation, TransformerEncoder, activation, init_weights
 from roberta.registry import HEADS
@@ -45,6 +46,7 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: MaskedLMHeadConfig, encoder: TransformerEncoder) -> None:
         super().__init__()
         vocab_size, embed_dim = encoder.embed_tokens.weight.shape
+        self.engine: CpuEngine = "torch"  # of the projection
         self.dense = nn.Linear(embed_dim, embed_dim)
         self.activation = activation(config.activation_fn)
         self.layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
@@ -55,11 +57,11 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (M, C) to logits (M, V)."""
-        return F.linear(self._transform(rows), self._projection, self.bias)
+        return linear(self._transform(rows), self._projection, self.bias, self.engine)
 
     def loss(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the summed negative log-likelihood of `targets` (M,) under the logits of (M, C), in nats."""
-        return projected_cross_entropy(self._transform(rows), self._projection, self.bias, targets)
+        return projected_cross_entropy(self._transform(rows), self._projection, self.bias, targets, self.engine)
 
     def _transform(self, rows: Tensor) -> Tensor:
         return self.layer_norm(self.activation(self.dense(rows)))  # (M, C)

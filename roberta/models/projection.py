@@ -12,26 +12,31 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from roberta.models.linear import CpuEngine, counts_for, numpy_product
+
 _PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}  # a piece of logits should fit the last-level cache of a CPU
 
 
-def projected_cross_entropy(rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+def projected_cross_entropy(
+    rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, engine: CpuEngine = "torch"
+) -> Tensor:
     """Return the sum over rows of -log softmax(rows weight^T + bias)[target], in nats.
 
     rows: (M, C); weight: (V, C); bias: (V,); targets: (M,) int64. Equal to `F.cross_entropy` with `reduction="sum"`
-    of fp32 logits, also under autocast, where the matrix products alone are in half precision.
+    of fp32 logits, also under autocast, where the matrix products alone are in half precision. `engine` is that of
+    `roberta.models.linear`, of the logits; their gradients are as fast with torch.
     """
     device = rows.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         rows, weight = rows.to(dtype), weight.to(dtype)
     with torch.autocast(device, enabled=False):
-        return _ProjectedCrossEntropy.apply(rows, weight, bias, targets)
+        return _ProjectedCrossEntropy.apply(rows, weight, bias, targets, engine)
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, engine: CpuEngine) -> Tensor:
         wants_gradients = any(ctx.needs_input_grad)
         wide = torch.promote_types(rows.dtype, torch.float32)
         loss = rows.new_zeros((), dtype=wide)
@@ -44,7 +49,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(rows), piece):
             x, target = rows[start : start + piece], targets[start : start + piece].unsqueeze(1)
             logits = buffer[: len(x)]  # (m, V)
-            _linear(x, weight, bias, out=logits)
+            _linear(x, weight, bias, engine, out=logits)
             logits -= logits.amax(dim=1, keepdim=True)
             loss -= logits.gather(1, target).sum()
             normaliser = logits.exp_().sum(dim=1, keepdim=True)  # (m, 1)
@@ -62,17 +67,19 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         (scale,) = grad_outputs
         grad_rows, grad_weight, grad_bias = ctx.saved_tensors
         # In place: new blocks as large as the vocabulary's weight cost a CPU more than the product (4 % of a step at
         # 6x256 and 1,024 tokens, 2026-11-23). Torch refuses a second backward pass, as saved tensors have changed.
-        return grad_rows.mul_(scale.to(grad_rows.dtype)), grad_weight.mul_(scale), grad_bias.mul_(scale), None
+        return grad_rows.mul_(scale.to(grad_rows.dtype)), grad_weight.mul_(scale), grad_bias.mul_(scale), None, None
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor, *, out: Tensor) -> None:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, out: Tensor) -> None:
     """Write x weight^T + bias into `out`, which may be wider than x and weight."""
-    if x.dtype == out.dtype:
+    if engine == "numpy" and counts_for(x, weight):
+        numpy_product(x, weight.t(), out).add_(bias)
+    elif x.dtype == out.dtype:
         torch.addmm(bias, x, weight.t(), out=out)
     else:
         out.copy_(x @ weight.t()).add_(bias)

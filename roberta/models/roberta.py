@@ -5,7 +5,7 @@ Shapes: B sequences, T packed tokens, M selected rows, C embed_dim, K outputs of
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from roberta.config import option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
 from roberta.models.initialisation import look_nearby
+from roberta.models.linear import CPU_ENGINES, CpuEngine, CpuEngineChoice, Linear, fastest_engine, obstacle
 from roberta.models.quantization import Int8Linear, refuse_to_move, to_int8
 from roberta.models.transformer import Activation, Perturbation, TransformerEncoder
 from roberta.registry import HEADS, MODELS
@@ -70,6 +71,7 @@ class RobertaModel(nn.Module):
         super().__init__()
         self.config = config
         self.is_int8 = False
+        self.cpu_engine: CpuEngine = "torch"
         self.head_configs: dict[str, Any] = {}
         self.heads = nn.ModuleDict()
         self.encoder = TransformerEncoder(
@@ -96,6 +98,7 @@ class RobertaModel(nn.Module):
         weight = self.encoder.embed_tokens.weight
         self.heads[name] = HEADS.build(config, self.encoder).to(device=weight.device, dtype=weight.dtype)
         self.head_configs[name] = config
+        self._tell_engine(self.heads[name])
 
     def head_config(self, name: str) -> Any:
         """Return the config of the head of that name.
@@ -127,6 +130,35 @@ class RobertaModel(nn.Module):
             return rows
         module: Any = self.heads[head]
         return module(rows) if targets is None else module.loss(rows, targets)
+
+    def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> "RobertaModel":
+        """Choose what multiplies the matrices of the layers and the vocabulary in fp32 on a CPU, and return self.
+
+        "torch", "numpy" and "onednn" differ in speed, and in the last bits of their results. Nothing else changes: the
+        model is trained, moved and saved as before. "onednn" is for frozen layers, whose weights it holds a second time
+        in a layout of its own; it notices when they change, but for what is written to `.data` in place. "auto"
+        measures all that can be taken on a layer of the model, and keeps "torch" unless another one is faster.
+
+        Raises:
+            ConfigError: no such engine, the model isn't on the CPU in fp32 or is in int8, or "onednn" for layers that
+                are not frozen or where torch was built without it.
+        """
+        if engine not in get_args(CpuEngineChoice):
+            raise ConfigError(f"unknown engine {engine!r}; {choices(str(engine), get_args(CpuEngineChoice))}")
+        maps = [module for module in self.encoder.layers.modules() if isinstance(module, Linear)]
+        if engine == "auto":
+            candidates = [engine for engine in CPU_ENGINES if not obstacle(engine, maps)]
+            engine = fastest_engine(maps[: len(maps) // len(self.encoder.layers)], candidates)
+        if reason := obstacle(engine, maps):
+            raise ConfigError(reason)
+        self.cpu_engine = engine
+        self._tell_engine(self)
+        return self
+
+    def _tell_engine(self, part: Any) -> None:
+        for module in part.modules():
+            if hasattr(module, "engine"):
+                module.engine = self.cpu_engine
 
     def int8(self) -> "RobertaModel":
         """Turn the linear maps of the encoder's layers, which take nearly all of the time, into int8; in place.

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention, attention_probabilities
+from roberta.models.linear import Linear
 
 LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
@@ -65,8 +66,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.attention_heads = attention_heads
         self.dropout = dropout
-        self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.qkv_proj = Linear(embed_dim, 3 * embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """Map (T, C) to (T, C), what `out_proj` still has to mix."""
@@ -104,8 +105,8 @@ class TransformerLayer(nn.Module):
         self.activation = activation(activation_fn)
         self.self_attn = SelfAttention(embed_dim, attention_heads, attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
-        self.fc1 = nn.Linear(embed_dim, ffn_embed_dim)
-        self.fc2 = nn.Linear(ffn_embed_dim, embed_dim)
+        self.fc1 = Linear(embed_dim, ffn_embed_dim)
+        self.fc2 = Linear(ffn_embed_dim, embed_dim)
         self.final_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor, layout: SequenceLayout, select: Tensor | None = None) -> Tensor:

@@ -108,6 +108,21 @@ def test_int8_is_not_for_a_gpu():
         evaluate.EvalConfig(device="cuda", precision="int8")
 
 
+def test_cpu_engines_give_the_same_figures(measure, roberta, pairs, tmp_path, caplog):
+    rows = [(*pair, roberta.predict("mnli", pair).label) for pair in pairs]
+    path = table(tmp_path / "pairs.tsv", "one\ttwo\tlabel", rows)
+    options = ("--text-columns", "one", "two", "--head", "mnli", "--device", "cpu")
+    for engine in ("torch", "numpy", "onednn", "auto"):
+        assert measure("table", path, *options, "--cpu-engine", engine)["correct"] == len(pairs)
+    hub = evaluate._model(evaluate.EvalConfig(model="roberta.mini", device="cpu", cpu_engine="onednn"))
+    assert hub.model.cpu_engine == "onednn"
+
+
+def test_int8_has_an_engine_of_its_own():
+    with pytest.raises(ConfigError, match="--cpu-engine numpy multiplies in fp32; leave out it or --precision int8"):
+        evaluate.EvalConfig(precision="int8", cpu_engine="numpy")
+
+
 def gold(pairs: list[tuple[str, str]], labels: tuple[str, ...]) -> list[str]:
     return [labels[index % len(labels)] for index in range(len(pairs))]
 

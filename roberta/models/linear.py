@@ -1,0 +1,169 @@
+"""Linear maps, and what multiplies their matrices on a CPU.
+
+Which engine is the fastest differs from processor to processor, by up to 40 %: torch's own products, those of numpy
+(OpenBLAS in its wheels), or oneDNN's with weights that were laid out for it beforehand. All of them take as many
+threads as OMP_NUM_THREADS says. Their results differ in the last bits.
+
+Shapes: T rows, C inputs, N outputs.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CpuEngine = Literal["torch", "numpy", "onednn"]
+CpuEngineChoice = Literal["auto", "torch", "numpy", "onednn"]
+CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
+
+_ROWS = 256  # of a trial
+_ROUNDS = 5
+_WORTH_IT = 0.97  # of torch's time
+
+
+class Linear(nn.Linear):
+    """A linear map whose `engine` can be chosen. It counts in fp32 on a CPU; elsewhere torch's own product is taken.
+
+    "onednn" counts for frozen weights alone, without a gradient: fused optimizers change a weight behind every check.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.engine: CpuEngine = "torch"
+        self._packed: _PackedWeight | None = None  # for oneDNN
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (T, C) to (T, N)."""
+        if self.engine == "onednn" and self.is_frozen and not x.requires_grad and counts_for(x, self.weight):
+            return self._by_onednn(x)
+        return linear(x, self.weight, self.bias, self.engine)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether neither weight nor bias is trained."""
+        return not (self.weight.requires_grad or self.bias.requires_grad)
+
+    def _by_onednn(self, x: Tensor) -> Tensor:
+        if self._packed is None or not self._packed.is_of(self.weight):
+            self._packed = _PackedWeight(self.weight)
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed.weight, self.bias, "none", [], "")
+        return output
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # it can't be copied
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine) -> Tensor:
+    """Return x weight^T + bias, (T, N), by numpy if that is the engine and it can, else by torch.
+
+    x: (T, C); weight: (N, C); bias: (N,).
+    """
+    if engine == "numpy" and counts_for(x, weight):
+        output: Tensor = _NumpyLinear.apply(x, weight, bias)
+        return output
+    return F.linear(x, weight, bias)
+
+
+def counts_for(x: Tensor, weight: Tensor) -> bool:
+    """Return whether another engine than torch can take the product of these: fp32 on a CPU, and computed as it stands.
+
+    Under autocast torch computes in half precision; while it compiles or exports, it has to see the product.
+    """
+    return (
+        x.device.type == weight.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def numpy_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return the product (M, N) of fp32 matrices (M, K) and (K, N) on the CPU by numpy, without a gradient."""
+    out = torch.empty(len(a), b.shape[1]) if out is None else out
+    np.matmul(a.detach().numpy(), b.detach().numpy(), out=out.numpy())
+    return out
+
+
+def obstacle(engine: CpuEngine, maps: Sequence[Linear]) -> str:
+    """Return why an engine can't be taken for the maps of a model, none of which are left in int8; "" if it can."""
+    kinds = {f"in {m.weight.dtype} on {m.weight.device}" for m in maps} or {"in int8"}
+    if engine == "torch":
+        return ""
+    if kinds != {"in torch.float32 on cpu"}:
+        return f"the engine {engine} multiplies in fp32 on the CPU, and the layers are {kinds.pop()}; choose torch"
+    if engine == "onednn" and not torch.backends.mkldnn.is_available():
+        return "this build of torch doesn't have oneDNN (mkldnn); choose torch, numpy or auto"
+    if engine == "onednn" and not all(m.is_frozen for m in maps):
+        return "the engine onednn is for frozen layers; call .requires_grad_(False) before, or choose numpy"
+    return ""
+
+
+def fastest_engine(maps: Sequence[Linear], candidates: Sequence[CpuEngine]) -> CpuEngine:
+    """Return the engine that takes the least time for these maps, one after the other, measured here and now.
+
+    The answer is "torch" unless another one saves at least 3 %. Maps of a layer of base take half a second.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    generator = torch.Generator()  # its own: a choice must not change what is drawn later
+    inputs = [torch.randn(_ROWS, linear.in_features, generator=generator) for linear in maps]
+    chosen = [linear.engine for linear in maps]
+
+    def trial(engine: CpuEngine) -> float:
+        for linear in maps:
+            linear.engine = engine
+        start = time.perf_counter()
+        for linear, x in zip(maps, inputs, strict=True):
+            linear(x)
+        return time.perf_counter() - start
+
+    with torch.no_grad():
+        rounds = [{engine: trial(engine) for engine in candidates} for _ in range(1 + _ROUNDS)][1:]  # the first warms
+    for linear, engine in zip(maps, chosen, strict=True):
+        linear.engine = engine
+    seconds = {engine: min(times[engine] for times in rounds) for engine in candidates}  # whatever else was going on
+    best = min(candidates, key=seconds.__getitem__)
+    return best if seconds[best] < _WORTH_IT * seconds["torch"] else "torch"
+
+
+class _PackedWeight:
+    """A weight (N, C) in the layout of oneDNN, and what it was made of."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._source = weight.detach()  # while it is held, no other weight can have its address
+        self._version = _version(weight)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(self._source, _ROWS)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Return whether that is the weight it was made of, unchanged since."""
+        return weight.data_ptr() == self._source.data_ptr() and _version(weight) == self._version
+
+
+def _version(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version  # tensors made in inference mode don't count changes
+
+
+class _NumpyLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return numpy_product(x.contiguous(), weight.t()).add_(bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad_outputs[0].contiguous()  # (T, N)
+        wanted: tuple[Callable[[], Tensor], ...] = (
+            lambda: numpy_product(grad, weight),
+            lambda: numpy_product(grad.t(), x.contiguous()),
+            lambda: grad.sum(dim=0),
+        )
+        return tuple(
+            compute() if needed else None for compute, needed in zip(wanted, ctx.needs_input_grad, strict=True)
+        )

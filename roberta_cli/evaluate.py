@@ -195,6 +195,8 @@ def _check_options(given: argparse.Namespace) -> None:
             raise ConfigError(f"{flag(name)} says nothing to {given.task}, {reason}: leave it out")
     if hasattr(given, "split") and given.data.is_file():
         raise ConfigError(f"--split chooses a file of a folder, and {given.data} is a file: leave it out")
+    if hasattr(given, "split") and given.task == "race" and _is_split_of_race(given.data):
+        raise ConfigError(f"--split chooses a folder of RACE, and {given.data} is one of them: leave it out")
     for name in MODEL_OPTIONS:
         if hasattr(given, "predictions") and hasattr(given, name):
             raise ConfigError(f"{flag(name)} says how a model reads, and --predictions has been read: leave it out")
@@ -329,14 +331,18 @@ def _place(request: Request) -> dict[str, Any]:
 
 def _race_place(request: Request) -> tuple[dict[str, Any], str]:
     """Return the folder of RACE and the split, of which the folder may be given."""
-    from roberta.data.readers.race import LEVELS
-
     if not request.data.is_dir():
         raise ConfigError(f"{request.data}: not a folder; give that of RACE, or one of its splits such as RACE/test")
-    if any((request.data / level).is_dir() for level in LEVELS):
+    if _is_split_of_race(request.data):
         folder = request.data.resolve()
         return {"data": folder.parent}, {"dev": "valid"}.get(folder.name, folder.name)
     return {"data": request.data}, request.config.split
+
+
+def _is_split_of_race(folder: Path) -> bool:
+    from roberta.data.readers.race import LEVELS
+
+    return any((folder / level).is_dir() for level in LEVELS)
 
 
 def _masked_lm(request: Request) -> dict[str, Any]:

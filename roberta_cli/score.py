@@ -110,10 +110,13 @@ def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
     from roberta.text_metrics.surface import SurfaceConfig
 
     has_model = config.model is not None
+    asked = config.metrics or DEFAULT_METRICS
     has_bert_score = has_model and config.ref is not None and "bertscore" in (config.metrics or ("bertscore",))
     groups: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
         ("--nbest", config.nbest, ("weights",)),
         ("--ref", config.ref is not None, ("metrics", "baseline", *_names(SurfaceConfig))),
+        ("a metric of sacrebleu", set(asked) != {"bertscore"}, ("lowercase",)),
+        ("bleu among --metrics", "bleu" in asked, ("bleu_tokenize",)),
         ("--baseline", config.baseline is not None, _names(SignificanceConfig)),
         ("--infill", config.infill, _names(InfillingConfig)),
         ("--model", has_model, ("max_tokens",)),

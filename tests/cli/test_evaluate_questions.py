@@ -172,6 +172,9 @@ def test_a_split_of_race_may_be_given(measure, tmp_path):
         assert measure("race", tmp_path / split)[1]["num_examples"] == count
     assert measure("race", tmp_path)[1]["num_examples"] == 2
     assert measure("race", tmp_path, "--split", "test")[1]["num_examples"] == 3
+    code, _, message = measure("race", tmp_path / "dev", "--split", "test")
+    assert code == 2
+    assert f"--split chooses a folder of RACE, and {tmp_path / 'dev'} is one of them: leave it out" in message
     code, _, message = measure("race", tmp_path / "dev/high/1.txt")
     assert code == 2
     assert "1.txt: not a folder; give that of RACE, or one of its splits such as RACE/test" in message

@@ -138,6 +138,11 @@ def test_gaps_are_filled(score, files):
         ("reference --infill --model model --idf", "--idf says nothing without BERTScore"),
         ("reference --infill --model model --lowercase", "--lowercase says nothing without --ref"),
         ("reference --infill --model model --baseline other", "--baseline says nothing without --ref"),
+        (
+            "system --ref reference --model model --metrics bertscore --lowercase",
+            "--lowercase says nothing without a metric of sacrebleu; give both, or neither",
+        ),
+        ("system --ref reference --metrics chrf --bleu-tokenize char", "nothing without bleu among --metrics"),
         ("system --ref reference --beam 2", "--beam says nothing without --infill"),
         ("system --ref reference --max-tokens 9", "--max-tokens says nothing without --model"),
     ],

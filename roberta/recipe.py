@@ -100,11 +100,8 @@ class TrainerConfig:
                 raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 0")
         if not self.update_freq or min(self.update_freq) < 1:
             raise ConfigError(f"--update-freq is {self.update_freq}; it takes numbers of at least 1")
-        if self.cpu_engine != "torch" and (self.compile or self.precision != "fp32"):
-            other = "--compile" if self.compile else f"--precision {self.precision}"
-            raise ConfigError(
-                f"--cpu-engine {self.cpu_engine} multiplies in fp32 as it goes, so it can't be had with {other}"
-            )
+        if self.cpu_engine != "torch":
+            self._check_engine_fits()
         if self.max_update is None and self.max_epoch is None:
             raise ConfigError("give --max-update, --max-epoch or both")
         if self.batch_size is None and self.max_tokens is None:
@@ -119,6 +116,19 @@ class TrainerConfig:
             raise ConfigError(f"--timeout-minutes is {self.timeout_minutes}; it must be positive")
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}; it must be at least 0")
+
+    def _check_engine_fits(self) -> None:
+        others = {
+            "--compile": self.compile,
+            f"--precision {self.precision}": self.precision != "fp32",
+            "--parallelism fsdp": self.parallelism == "fsdp",  # it frees weights in place, which numpy has seen
+        }
+        for other, is_given in others.items():
+            if is_given:
+                raise ConfigError(
+                    f"--cpu-engine {self.cpu_engine} multiplies whole matrices in fp32 as it goes, and can't be had "
+                    f"with {other}; leave out one of them"
+                )
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ Sums are exact, in 32 bits, by oneDNN. Shapes: T rows, C inputs, N outputs.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roberta.errors import ConfigError
 
 _LEVELS = 255  # of an input, which is unsigned
+_LARGEST = 127  # weight
+_LARGEST_SUM = 126  # of two weights; both may be rounded up, and equal ones are 63 each
 
 
 class Int8Linear(nn.Module):
@@ -23,7 +27,7 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()  # (N, C)
-        self._scale = _not_zero(weight.abs().amax(dim=1) / weight_levels())  # (N,)
+        self._scale = weight_scales(weight)  # (N,)
         rounded = (weight / self._scale.unsqueeze(1)).round().to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zero = torch.zeros(len(weight), dtype=torch.int64)  # (N,): weights are symmetric
@@ -36,9 +40,7 @@ class Int8Linear(nn.Module):
         if x.requires_grad:
             raise ConfigError("a model in int8 gives no gradients; use it in torch.no_grad(), or the model in fp32")
         rounded, scale, low = rounded_inputs(x.float())  # under autocast it may be narrower
-        output: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, 0, self._packed, self._scale, self._zero, None, 1.0, 0, torch.float32, "none", [], "none"
-        )
+        output = _int8_product(rounded, self._packed, self._scale, self._zero)
         return torch.addcmul(self._bias, output, scale).addr_(low.squeeze(1), self._sums)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
@@ -82,12 +84,49 @@ def to_int8(module: nn.Module) -> None:
                 setattr(parent, name, Int8Linear(child))
 
 
-def weight_levels() -> int:
-    """Return the largest size of a weight in int8.
+def weight_scales(weight: Tensor) -> Tensor:
+    """Return what a step of int8 is worth in the weights (N, C) of each output: (N,).
 
-    Processors without VNNI add two products in 16 bits, which holds those of an input of 255 and two weights of 64.
+    Processors without VNNI add the products of two neighbouring inputs in 16 bits. These hold 255 times 128, so it is
+    weights side by side and of one sign that may not be larger together; they leave steps almost as fine as 8 bits. If
+    others than neighbours are added, which a trial tells, no weight may be larger than half of that.
     """
-    return 127 if torch.cpu._is_vnni_supported() else 63
+    if torch.cpu._is_vnni_supported():
+        return _not_zero(weight.abs().amax(dim=1) / _LARGEST)
+    sums = _largest_sums(weight) if adds_neighbours() else 2.0 * weight.abs().amax(dim=1)
+    return _not_zero(sums / _LARGEST_SUM)
+
+
+def _largest_sums(weight: Tensor) -> Tensor:
+    """Return the largest size of two neighbouring weights (N, C) of one sign together, or of a single one: (N,)."""
+    pairs = F.pad(weight, (0, weight.shape[1] % 2)).unflatten(1, (-1, 2))  # (N, C / 2, 2)
+    return torch.maximum(*(signed.clamp(min=0).sum(dim=2).amax(dim=1) for signed in (pairs, -pairs)))
+
+
+@cache
+def adds_neighbours() -> bool:
+    """Return whether sums in 16 bits, where there are such, are those of inputs 2k and 2k + 1, by a trial.
+
+    The weights are 127 and 1, 1 and 127 or 64 and 64, in random order: any other sum of two exceeds 16 bits somewhere.
+    """
+    pairs = torch.tensor([[127, 1], [1, 127], [64, 64]], dtype=torch.int8)
+    generator = torch.Generator().manual_seed(0)
+    for rows in (1, 40):
+        weight = pairs[torch.randint(3, (48, 384), generator=generator)].flatten(1)  # (48, 768)
+        inputs = torch.full((rows, 768), _LEVELS, dtype=torch.uint8)
+        packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        found = _int8_product(inputs, packed, torch.ones(48), torch.zeros(48, dtype=torch.int64))
+        if not torch.equal(found, (inputs.double() @ weight.double().t()).float()):
+            return False
+    return True
+
+
+def _int8_product(rounded: Tensor, packed: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """Return the sums of inputs (T, C) uint8 times weights, times the scale of each output (N,): (T, N)."""
+    output: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rounded, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], "none"
+    )
+    return output
 
 
 def rounded_inputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

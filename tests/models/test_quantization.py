@@ -9,8 +9,9 @@ from torch import nn
 from roberta import inspection
 from roberta.errors import ConfigError
 from roberta.hub import RobertaHubInterface, from_pretrained
+from roberta.models import quantization
 from roberta.models.heads import ClassificationHeadConfig
-from roberta.models.quantization import Int8Linear, rounded_inputs, weight_levels
+from roberta.models.quantization import Int8Linear, adds_neighbours, rounded_inputs, weight_scales
 from roberta.models.roberta import RobertaConfig, RobertaModel
 
 TEXTS = ("She opened the <mask> and went into the house.", "He had never been so <mask> in his life.")
@@ -23,7 +24,7 @@ def make_linear(inputs: int, outputs: int) -> nn.Linear:
 
 def sum_of_integers(linear: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """Return what int8 should give, from integers in 64 bits."""
-    scales = linear.weight.abs().amax(dim=1) / weight_levels()
+    scales = weight_scales(linear.weight)
     weights = (linear.weight / scales.unsqueeze(1)).round().long()
     rounded, scale, low = (part.double() for part in rounded_inputs(x))
     sums = rounded.long() @ weights.t()
@@ -45,6 +46,49 @@ def test_the_largest_inputs_and_weights_do_not_overflow():
     x = torch.full((3, 512), 2.0)
     x[:, 0] = 0.0  # or all inputs would be the lowest
     torch.testing.assert_close(Int8Linear(linear)(x), torch.full((3, 4), 1022.0))
+
+
+def of_integers(weight: torch.Tensor) -> nn.Linear:
+    """Return a linear map that int8 takes over as it is, if the scales allow it."""
+    linear = nn.Linear(weight.shape[1], len(weight)).requires_grad_(False)
+    linear.weight.copy_(weight)
+    linear.bias.zero_()
+    return linear
+
+
+@pytest.mark.skipif(torch.cpu._is_vnni_supported(), reason="sums have 32 bits here")
+@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize("inputs", [31, 256, 768])
+def test_weights_as_large_as_16_bits_allow_do_not_overflow(rows, inputs):
+    assert adds_neighbours()
+    torch.manual_seed(0)
+    pairs = torch.tensor([[125.0, 1.0], [1.0, 125.0], [-125.0, -1.0], [126.0, -126.0], [63.0, 63.0]])
+    weight = pairs[torch.randint(5, (40, -(-inputs // 2)))].flatten(1)[:, :inputs]
+    weight[:, :2] = torch.tensor([126.0, -126.0])  # so that the step is 1
+    torch.testing.assert_close(weight_scales(weight), torch.ones(40))
+    x = torch.full((rows, inputs), 255.0)
+    x[:, 1] = 0.0  # the lowest
+    torch.testing.assert_close(Int8Linear(of_integers(weight))(x), x @ weight.round().t())
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_no_two_products_exceed_16_bits(monkeypatch, neighbours):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(quantization, "adds_neighbours", lambda: neighbours)
+    weight = torch.randn(200, 63, generator=torch.Generator().manual_seed(0))
+    rounded = (weight / weight_scales(weight).unsqueeze(1)).round()
+    assert rounded.abs().max() <= (126 if neighbours else 63)
+    pairs = torch.nn.functional.pad(rounded, (0, 1)).view(200, -1, 2)
+    for signed in (pairs, -pairs):
+        assert 255 * signed.clamp(min=0).sum(dim=2).max() < 2**15
+    if neighbours:  # fine steps are what it is for
+        assert rounded.abs().amax(dim=1).mean() > 90
+
+
+def test_with_vnni_weights_have_8_bits(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    weight = torch.full((2, 8), 3.0)
+    torch.testing.assert_close(weight_scales(weight), torch.full((2,), 3.0 / 127))
 
 
 def test_narrower_inputs_are_rounded_as_wide_ones():

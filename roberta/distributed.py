@@ -60,6 +60,15 @@ class World:
         self._together(lambda: dist.all_gather_object(values, value))
         return values
 
+    def agrees(self, value: float) -> bool:
+        """Return whether all ranks come with the same number.
+
+        Raises:
+            LostProcessError: a rank was lost, or did not answer within the time-out.
+        """
+        total, squares = self.total([value, value * value])
+        return total == value * self.size and squares == value * value * self.size
+
     def wait(self) -> None:
         """Return when all ranks have come here.
 

@@ -1,7 +1,9 @@
-"""Small files: text that is written whole or not at all, and the JSON objects of checkpoints and manifests."""
+"""Small files: text that is written whole or not at all, and JSON, of records, checkpoints and manifests."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,23 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
+
+
+def as_json(value: Any, **options: Any) -> str:
+    """Return plain values as JSON, with the options of `json.dumps`; a number that is not finite becomes null.
+
+    >>> as_json({"loss": float("nan"), "ends": [0.5, float("inf")]})
+    '{"loss": null, "ends": [0.5, null]}'
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, error: type[RobertaError], *, missing: str) -> dict[str, Any]:

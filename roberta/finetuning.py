@@ -4,11 +4,11 @@ It knows which task, criterion and options a data set needs, and nothing of the 
 """
 
 import dataclasses
-import json
 import logging
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
@@ -24,7 +24,7 @@ from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, PreemptionError, choices
-from roberta.files import write_text
+from roberta.files import as_json, write_text
 from roberta.interruption import Interruption
 from roberta.model_card import write_run_cards
 from roberta.plotting import plot, plot_confusion, read_logs, save
@@ -138,8 +138,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         runs.append(Run(lr, seed, folder, position.best_update, best, position.seconds))
     if not trainer.world.is_main:
         return None
-    choose = max if trainer.valid_samples.maximise else min
-    best_run = choose(runs, key=lambda run: run.best)
+    best_run = best_of(runs, maximise=trainer.valid_samples.maximise)
     assert tests is not None
     if len(runs) > 1:
         _take_over(_model_of(best_run.save_dir), save_dir / native.BEST)
@@ -189,6 +188,12 @@ def _model_of(run_dir: Path) -> Path:
     return best if best.is_dir() else native.steps(run_dir)[-1]
 
 
+def best_of(runs: Sequence[Run], *, maximise: bool) -> Run:
+    """Return the run with the best figure, the first of equals; one that is not finite is worse than any other."""
+    sign = 1.0 if maximise else -1.0
+    return max(runs, key=lambda run: sign * run.best if math.isfinite(run.best) else -math.inf)
+
+
 def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]) -> dict[str, Split]:
     """Predict splits with the best model, and write the predictions."""
     model = pretrained.load(save_dir).model.to(trainer.world.device)
@@ -205,7 +210,7 @@ def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]
             precision=trainer.config.precision,
         )
         predictions = samples.predictions(outputs)
-        lines = [json.dumps(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
+        lines = [as_json(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
         write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
         samples.write_predictions(folder, outputs)
         is_told = all(prediction.answer is not None for prediction in predictions)

@@ -1,5 +1,6 @@
-"""Whether a resumed run is the same: its data, and what the last bits of its numbers depend on."""
+"""Whether a resumed run is the same: its state, its data, and what the last bits of its numbers depend on."""
 
+import logging
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +10,28 @@ import torch
 
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import World
+from roberta.errors import CheckpointError, DataError
 from roberta.tasks.task import Samples
 
+logger = logging.getLogger(__name__)
+
+_BESIDE_POSITION = frozenset({"data", "conditions", "optimizer", "loss_scale", "max_update"})  # in the state of a run
 _LOOKED_AT = 2**20  # tokens of samples whose contents count, at most
 _AT_ONCE = 256  # samples of them in a batch
+
+
+def position_and_rest(state: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the part of a run's state that says where the run is, and the rest: its data, conditions and so on.
+
+    source: the checkpoint that holds it.
+
+    Raises:
+        CheckpointError: some of the rest is missing.
+    """
+    if missing := _BESIDE_POSITION - state.keys():
+        raise CheckpointError(f"{source}: the state of the run lacks {', '.join(sorted(missing))}; it can't go on")
+    position = {name: value for name, value in state.items() if name not in _BESIDE_POSITION}
+    return position, {name: state[name] for name in _BESIDE_POSITION}
 
 
 def data_fingerprint(samples: Samples, tokenizer: Tokenizer) -> dict[str, int]:
@@ -47,6 +66,29 @@ def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
     }
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def check_data(old: Mapping[str, Any], new: Mapping[str, Any], *, source: str, task: Any) -> None:
+    """Refuse to go on with other data: fingerprints of what the run was trained on, and of what is there now.
+
+    source: the checkpoint. task: the config that names the data.
+
+    Raises:
+        DataError: the fingerprints differ; the message says in what.
+    """
+    if changes := _differences(old, new):
+        raise DataError(
+            f"{source}: the run was trained on other data than {task}: {changes}; resume with its own, "
+            "or begin another run with --init-from"
+        )
+
+
+def warn_of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Say what of the conditions differs, if anything does; runs had no choice of a CPU engine at first."""
+    if changes := _differences({"cpu_engine": "torch", **old}, new):
+        logger.warning(
+            "resumed under other conditions (%s): the same samples in the same order, but not the same bits", changes
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return what differs, in words; nothing if nothing does."""
     return "; ".join(f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name])

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from roberta.errors import ConfigError, StorageError
-from roberta.files import write_text
+from roberta.files import as_json, write_text
 
 LOG = "log.jsonl"  # in the folder of a run
 
@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 class Logs:
     """Where a run writes its records: a JSON line each, at once, and with a folder for it TensorBoard too.
 
-    A record is a flat dict of numbers with `num_updates` among them. Training is worth more than its log: records that
-    the disk does not take are kept, and written when it does; the first time is a warning.
+    A record is a flat dict of numbers with `num_updates` among them; a number that is not finite is null in JSON.
+    Training is worth more than its log: records that the disk does not take are kept, and written when it does; the
+    first time is a warning.
 
     path: of the log; what it holds stays.
     tensorboard_logdir: folder of the event files.
@@ -47,7 +48,7 @@ class Logs:
 
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
         """Append one record of a kind such as `train` or `valid`."""
-        self._kept.append(json.dumps({kind: record}).encode() + b"\n")
+        self._kept.append(as_json({kind: record}).encode() + b"\n")
         self._write_kept()
         if self._board is None:
             return

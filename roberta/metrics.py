@@ -24,6 +24,7 @@ Numbers = NDArray[np.floating]  # (N,)
 Flags = NDArray[np.bool_]  # (N, K): which classes an example has
 
 _Z_95 = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+_STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -121,6 +122,15 @@ def wilson_interval(correct: int, total: int, z: float = _Z_95) -> tuple[float, 
     reach = z * sqrt(fraction * (1 - fraction) / total + (z / (2 * total)) ** 2)
     scale = 1 + z * z / total
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def is_at_chance(accuracy: float, chance: float, total: int) -> bool:
+    """Return whether an accuracy over `total` examples is no better than guessing by more than may be an accident.
+
+    >>> is_at_chance(0.7, 0.5, 10), is_at_chance(0.7, 0.5, 100)
+    (True, False)
+    """
+    return accuracy <= chance + _STANDARD_ERRORS * sqrt(chance * (1.0 - chance) / total)
 
 
 METRICS: dict[str, Callable[..., float]] = {

@@ -91,7 +91,7 @@ class Facts:
     They say neither a name nor the licence, one of the Hub's such as `mit`, and seldom the languages, as ISO 639 codes.
     """
 
-    run: Mapping[str, Any] = field(default_factory=dict)  # run.json: command, versions, recipe
+    run: Mapping[str, Any] = field(default_factory=dict)  # run.json: command, versions, recipe, earlier
     progress: Mapping[str, Any] = field(default_factory=dict)  # state.json of its newest checkpoint
     validation: Mapping[str, Any] = field(default_factory=dict)  # the last one in its log
     report: Mapping[str, Any] = field(default_factory=dict)  # report.json of fine-tuning
@@ -233,7 +233,7 @@ def _results(facts: Facts, pipelines: Sequence[str]) -> list[dict[str, Any]]:
         metrics = [
             {"type": _METRICS[name], "name": name, "value": float(value)}
             for name, value in figures.items()
-            if name in _METRICS and math.isfinite(value)
+            if name in _METRICS and value is not None and math.isfinite(value)
         ]
         if metrics and pipelines:
             data_set = {**place, **config, "split": _SPLITS.get(split, split)}
@@ -352,7 +352,7 @@ def _training(config: Mapping[str, Any], facts: Facts) -> str:
 
 
 def _history(facts: Facts) -> list[tuple[str, str]]:
-    progress, versions = facts.progress, facts.run.get("versions", {})
+    progress, versions, earlier = facts.progress, facts.run.get("versions", {}), facts.run.get("earlier", ())
     seconds = progress.get("seconds")
     return [
         ("training data", _shown(progress.get("data", ""))),
@@ -360,6 +360,7 @@ def _history(facts: Facts) -> list[tuple[str, str]]:
         ("epochs begun", str(progress.get("epoch", ""))),
         ("hours of training", "" if seconds is None else f"{seconds / 3600:.2f}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
+        ("times resumed", str(len(earlier)) if earlier else ""),
     ]
 
 
@@ -393,7 +394,8 @@ def _report_scores(report: Mapping[str, Any]) -> str:
 
 def _spread(report: Mapping[str, Any]) -> str:
     texts = [
-        f"lr {row['lr']:g}: median {row['median']:.4f}, from {row['min']:.4f} to {row['max']:.4f}, {row['runs']} seeds"
+        f"lr {row['lr']:g}: median {_number(row['median'])}, from {_number(row['min'])} to {_number(row['max'])}, "
+        f"{row['runs']} seeds"
         for row in report["learning_rates"]
         if row["runs"] > 1
     ]
@@ -432,6 +434,8 @@ def _shown(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
+    if value is None:
+        return "not finite"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 

@@ -10,6 +10,7 @@ import torch
 from roberta import pretrained
 from roberta.config import option
 from roberta.data.batching import Epochs
+from roberta.distributed import World
 from roberta.errors import ConfigError
 from roberta.estimates import Estimate, Workload, count_parameters, estimate, flops_per_token, mfu, peak_flops
 from roberta.optim.muon import MuonConfig
@@ -57,6 +58,14 @@ class Usage:
         if self.peak is not None:
             figures["mfu"] = mfu(tokens_per_second, self.flops, peak=self.peak, world_size=self.world_size)
         return figures
+
+
+def usage_of(recipe: Recipe, task: Task, samples: Samples, *, world: World, max_update: int) -> Usage:
+    """Return the meter of what a recipe's run uses of the machines of a world."""
+    workload = workload_of(
+        recipe, task, samples, world_size=world.size, max_update=max_update, device_type=world.device.type
+    )
+    return Usage(workload, world.device)
 
 
 def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:

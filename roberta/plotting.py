@@ -53,7 +53,10 @@ _DARK = 0.55  # share from which numbers on it are white
 
 @dataclass(frozen=True)
 class RunLog:
-    """The log of a run: of its train and of its valid records, each field as an array; NaN where a record lacks it."""
+    """The log of a run: of its train and of its valid records, each field as an array.
+
+    A number is NaN where a record lacks it, and where it was not finite when it was written.
+    """
 
     name: str
     train: Series
@@ -252,12 +255,16 @@ def _record(line: str, place: str) -> tuple[str, dict[str, float]]:
     """Return the kind of a log line and its numbers, of which `num_updates` is one."""
     try:
         ((kind, values),) = json.loads(line).items()
-        record = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        record = {name: _number(value) for name, value in values.items() if isinstance(value, int | float | None)}
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{place}: not a log record: {line.strip()[:80]!r}; mend or remove the line") from error
-    if kind not in ("train", "valid") or UPDATE not in record:
+    if kind not in ("train", "valid") or not math.isfinite(record.get(UPDATE, math.nan)):
         raise DataError(f"{place}: expected a train or valid record with {UPDATE}, found {line.strip()[:80]!r}")
     return kind, record
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _series(records: Sequence[Mapping[str, float]]) -> Series:

@@ -1,6 +1,6 @@
 """What came out of fine-tuning, for people (Markdown) and for machines (JSON)."""
 
-import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roberta.files import as_json
 from roberta.metrics import wilson_interval
 from roberta.tasks.task import Prediction
 
@@ -68,7 +69,7 @@ class Report:
                     "median": statistics.median(values),
                     "min": min(values),
                     "max": max(values),
-                    "stdev": statistics.stdev(values) if len(values) > 1 else None,
+                    "stdev": statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None,
                 }
                 for lr, values in by_lr.items()
             ],
@@ -78,8 +79,8 @@ class Report:
         }
 
     def to_json(self) -> str:
-        """Return the summary as indented JSON."""
-        return json.dumps(self.summary(), indent=2)
+        """Return the summary as indented JSON; figures that are not finite are null."""
+        return as_json(self.summary(), indent=2)
 
     def to_markdown(self, curves: str | None = None, matrix: str | None = None) -> str:
         """Return the report as Markdown; the files of two pictures may stand beside it.

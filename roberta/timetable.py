@@ -1,6 +1,7 @@
 """When a run ends, and the learning rate of each of its updates: planned beforehand, shortened where time runs out."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,16 @@ class Position:
         if wrong:
             raise CheckpointError(f"{source}: where the run is can't be told: {', '.join(wrong)} missing or no number")
         return cls(**values)
+
+    def take_validation(self, value: float, *, maximise: bool) -> bool:
+        """Take note of a validation's figure; return whether it is the best so far, as one that is finite can be."""
+        is_better = math.isfinite(value) and (
+            self.best is None or (value > self.best if maximise else value < self.best)
+        )
+        self.validations_since_best = 0 if is_better else self.validations_since_best + 1
+        if is_better:
+            self.best, self.best_update = value, self.num_updates
+        return is_better
 
 
 class Timetable:

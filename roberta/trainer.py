@@ -6,13 +6,10 @@ the batches of an update compute what one process would with that many times the
 """
 
 import dataclasses
-import json
 import logging
-import math
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property, partial
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +20,35 @@ from torch import Tensor
 
 from roberta import pretrained
 from roberta.checkpoint import native
-from roberta.checkpoint.background import BackgroundWriter, snapshot
+from roberta.checkpoint.background import snapshot
 from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import forget_gathered, join_world, parallelise, synchronise_gradients, whole
-from roberta.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    PreemptionError,
-    StorageError,
-    TrainingError,
-)
+from roberta.errors import CheckpointError, DataError, PreemptionError
 from roberta.failures import explained
-from roberta.files import write_text
-from roberta.identity import conditions, data_fingerprint, differences
+from roberta.gradients import Gradients
+from roberta.identity import check_data, conditions, data_fingerprint, position_and_rest, warn_of_conditions
 from roberta.interruption import Interruption
 from roberta.layout import Batch
-from roberta.locking import locked
-from roberta.logs import LOG, Logs, forget_after
+from roberta.logs import Logs
 from roberta.meter import Meter
+from roberta.metrics import is_at_chance
 from roberta.optim.averaging import WeightAverage
 from roberta.optim.groups import freeze
-from roberta.optim.scaling import LossScale
 from roberta.optim.state import gather, group_options, restore
-from roberta.planning import Usage, epochs_of, workload_of
+from roberta.planning import epochs_of, usage_of
 from roberta.progress import progress_bar
 from roberta.randomness import stream_key
 from roberta.recipe import Recipe
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from roberta.run_folder import RunFolder
 from roberta.tasks.task import Task
 from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
 from roberta.validation import attention_backend, autocast, check_lengths, choose_device, evaluate
-from roberta.versions import versions
 
 logger = logging.getLogger(__name__)
 
-RUN = "run.json"
-
 _HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
-_HOPELESS = 25  # updates in a row that had to be skipped; a loss scale for fp16 is found within twenty
-_BESIDE_POSITION = frozenset({"data", "conditions", "optimizer", "loss_scale", "max_update"})  # in the state of a run
-_STANDARD_ERRORS = 2.0  # above chance, so that it is no accident
 
 
 class Trainer:
@@ -74,25 +58,18 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, source: pretrained.Pretrained | None = None) -> None:
-        config = recipe.trainer
+        config = self.config = recipe.trainer
         self.world = join_world(choose_device(config.device), config.timeout_minutes)
-        self.found = native.steps(config.save_dir)  # before `newest`, to notice another run that writes there
-        self.resumed_from = native.newest(config.save_dir) if config.resume else None
-        if self.resumed_from is not None:
+        self.run_folder = RunFolder(config, is_main=self.world.is_main)
+        if self.run_folder.resumed_from is not None:
             source = None
         elif source is None and config.init_from is not None:
             source = pretrained.load(config.init_from)
         self.task: Task = TASKS.build(recipe.task, self._tokenizer(source))
-        self.train_samples = self.task.samples("train")
-        self.valid_samples = self.task.samples("valid")
         model_config = dataclasses.replace(recipe.model, vocab_size=len(self.task.tokenizer.dictionary))
-        if not len(self.train_samples):
-            raise DataError("nothing to train on: the train split has no samples")
-        for samples in (self.train_samples, self.valid_samples):
-            check_lengths(samples, model_config.max_positions)
-            batches(samples.sizes, batch_size=config.batch_size, max_tokens=config.max_tokens)
         self.recipe = dataclasses.replace(recipe, model=model_config)
-        self.config = config
+        self.train_samples, self.valid_samples = self.task.samples("train"), self.task.samples("valid")
+        self._check_samples()
         self.epochs = epochs_of(self.train_samples, config, world_size=self.world.size, rank=self.world.rank)
         self.timetable = Timetable(
             recipe.schedule,
@@ -101,14 +78,7 @@ class Trainer:
             max_epoch=config.max_epoch,
             max_hours=config.max_hours,
         )
-        torch.manual_seed(stream_key(config.seed, "initialisation"))
-        self.model: Any = MODELS.build(model_config)
-        self.model.register_head(self.task.head, self.task.head_config(model_config))
-        if source is not None:
-            pretrained.transfer(source, self.model, self.task.head, str(config.init_from))
-        freeze(self.model, config.freeze)
-        self.model.to(self.world.device)
-        self.model.set_cpu_engine(config.cpu_engine)
+        self.model = self._initial_model(source)
         self.forward = parallelise(
             self.model,
             self.model.encoder,
@@ -120,22 +90,14 @@ class Trainer:
         self.criterion = CRITERIONS.build(recipe.criterion, self.task.head)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.named_parameters())
         self.average = WeightAverage(self.model.named_parameters(), config.ema_decay) if config.ema_decay else None
-        self.loss_scale = LossScale() if config.precision == "fp16" else None
+        self.gradients = Gradients(config, self.world.rank)
         self.position = Position()
         self.meter = Meter()
-        workload = workload_of(
-            self.recipe,
-            self.task,
-            self.train_samples,
-            world_size=self.world.size,
-            max_update=self.timetable.max_update,
-            device_type=self.world.device.type,
+        self.usage = usage_of(
+            self.recipe, self.task, self.train_samples, world=self.world, max_update=self.timetable.max_update
         )
-        self.usage = Usage(workload, self.world.device)
         self.epoch_is_over = False
         self.has_warned_of_chance = False
-        self.skipped_in_a_row = 0
-        self.grad_norms: list[tuple[Tensor, tuple[int, ...]]] = []  # since the last log record, with the samples
 
     def train(self) -> dict[str, float]:
         """Train up to the last update, and return the metrics of the last validation.
@@ -145,8 +107,7 @@ class Trainer:
             TrainingError: a gradient is not finite, or a process of the world was lost.
             PreemptionError: SIGTERM or Ctrl-C came; the run was saved and can be resumed.
         """
-        with self._alone(), BackgroundWriter() as writer:
-            self.writer = writer
+        with self.run_folder.alone():
             self._open_run()
             metrics = self._train()
         if self._has_lost_patience():
@@ -164,16 +125,13 @@ class Trainer:
             initial=self.position.num_updates,
             enabled=self.world.is_main,
         )
-        tensorboard = config.tensorboard_logdir if self.world.is_main else None
-        resumed_at = None if self.resumed_from is None else self.position.num_updates
-        logs = Logs(config.save_dir / LOG, tensorboard, resumed_at)
-        with bar, logs, Interruption() as interruption:
+        with bar, self.run_folder.logs(self.position.num_updates) as logs, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self._explained(sample_ids):
                     with self.meter.data_wait():
                         micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
                     is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
-                self.writer.check()
+                self.run_folder.check()
                 bar.update()
                 if self._is_due(config.log_interval):
                     self._report(logs, bar)
@@ -182,7 +140,7 @@ class Trainer:
                 if self._is_due(config.save_interval_updates) or is_interrupted or self._is_over():
                     self._save()
                 if is_interrupted and not self._is_over():
-                    self.writer.wait()  # before anything is called saved
+                    self.run_folder.wait()  # before anything is called saved
                     self.world.wait()  # torchrun ends the others when one of them ends
                     raise PreemptionError(
                         f"stopped after update {self.position.num_updates}, and saved; go on with --resume"
@@ -203,7 +161,7 @@ class Trainer:
             [*map(float, counts_of_mine), float(interrupted), seconds]
         )
         self.model.train()
-        scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
+        scale = self.gradients.scale
         for k, given in enumerate(micro_batches):
             batch = self._batch(np.array([0])) if given is None else given
             counts = given is not None
@@ -231,44 +189,14 @@ class Trainer:
         return explained(rank=self.world.rank, world_size=self.world.size, update=update, sample_ids=mine)
 
     def _step(self, sample_ids: tuple[int, ...]) -> None:
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters]
-        if self.loss_scale is not None:
-            torch._foreach_mul_(gradients, 1.0 / self.loss_scale.scale)
-        grad_norm = whole(torch.nn.utils.get_total_norm(gradients))
-        if self.config.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, grad_norm)
-        self.grad_norms.append((grad_norm, sample_ids))
+        is_fit = self.gradients.take(self.model.parameters(), sample_ids, self.position)
         for group in self.optimizer.param_groups:
             group["lr"] = self.timetable.lr(self.position.num_updates) * group["lr_scale"]
-        if self._may_step(grad_norm, sample_ids):
+        if is_fit:
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.position.num_updates + 1)
         self.optimizer.zero_grad()
-
-    def _may_step(self, grad_norm: Tensor, sample_ids: tuple[int, ...]) -> bool:
-        """Return whether the gradient is fit for an update; one that is not is skipped where that is allowed.
-
-        Asking for the number waits for the device, so it is done only then.
-
-        Raises:
-            TrainingError: too many updates in a row are not fit.
-        """
-        if self.config.nonfinite == "stop" and self.loss_scale is None:
-            return True
-        is_finite = math.isfinite(grad_norm.item())
-        if self.loss_scale is not None:
-            self.loss_scale.update(is_finite=is_finite)
-        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
-        if not is_finite:
-            self.grad_norms.pop()
-            self.position.num_skipped += 1
-            found = self._norm_of(grad_norm, self.position.num_updates + 1, sample_ids)
-            if self.skipped_in_a_row >= _HOPELESS:
-                raise TrainingError(f"{found}, as in the {_HOPELESS - 1} updates before: {self._way_out}")
-            logger.warning("%s: skipped", found)
-        return is_finite
 
     def _updates(self) -> Iterator[list[NDArray[np.int64] | None]]:
         """Yield the sample ids of each of this rank's micro-batches of the next update, on and on over the epochs."""
@@ -327,16 +255,9 @@ class Trainer:
     def _validate(self, logs: Logs) -> dict[str, float]:
         with self.meter.paused():
             metrics = self._evaluate()
-            position, value = self.position, metrics[self.valid_samples.metric]
-            is_better = math.isfinite(value) and (
-                position.best is None
-                or (value > position.best if self.valid_samples.maximise else value < position.best)
-            )
-            position.validations_since_best = 0 if is_better else position.validations_since_best + 1
-            if is_better:
-                position.best, position.best_update = value, position.num_updates
-                if self.config.keep_best:
-                    self._save_best()
+            value, maximise = metrics[self.valid_samples.metric], self.valid_samples.maximise
+            if self.position.take_validation(value, maximise=maximise) and self.config.keep_best:
+                self._save_best()
         if self.world.is_main:
             logs.write("valid", metrics)
             logger.info("valid %s", _summary(metrics))
@@ -344,8 +265,8 @@ class Trainer:
 
     def _report(self, logs: Logs, bar: Any) -> None:
         """Write a log record of the updates since the last one; this waits for the device."""
-        self._check_gradients()
         position = self.position
+        grad_norm = self.gradients.read(position.num_updates)
         figures = self.meter.read(self.criterion, self.world)
         record = {
             "num_updates": position.num_updates,
@@ -354,13 +275,12 @@ class Trainer:
             **figures,
             **self.usage.read(figures["tokens_per_s"]),
             "lr": self.timetable.lr(position.num_updates - 1),
-            **({"gnorm": self.grad_norms[-1][0].item()} if self.grad_norms else {}),
+            **({} if grad_norm is None else {"gnorm": grad_norm}),
             "skipped": position.num_skipped,
             "hours": position.seconds / SECONDS_PER_HOUR,
             "hours_left": self.timetable.hours_left(position),
-            **({} if self.loss_scale is None else {"loss_scale": self.loss_scale.scale}),
+            **({} if self.gradients.loss_scale is None else {"loss_scale": self.gradients.scale}),
         }
-        self.grad_norms.clear()
         if self.world.is_main:
             self._warn_of_chance(record)
             logs.write("train", record)
@@ -368,39 +288,13 @@ class Trainer:
             if bar.disable:
                 logger.info("train %s", _summary(record))
 
-    def _check_gradients(self) -> None:
-        """Check the gradients of the updates since the last log record; this waits for the device.
-
-        Raises:
-            TrainingError: one of them is not finite.
-        """
-        first = self.position.num_updates - len(self.grad_norms) + 1
-        for update, (grad_norm, sample_ids) in enumerate(self.grad_norms, start=first):
-            if not math.isfinite(grad_norm.item()):
-                raise TrainingError(f"{self._norm_of(grad_norm, update, sample_ids)}: {self._way_out}")
-
-    def _norm_of(self, grad_norm: Tensor, update: int, sample_ids: tuple[int, ...]) -> str:
-        return (
-            f"gradient norm {grad_norm.item()} at update {update}, on samples {_some(sample_ids)} of rank "
-            f"{self.world.rank}"
-        )
-
-    @property
-    def _way_out(self) -> str:
-        """What to do about numbers that are not finite."""
-        folders = native.steps(self.config.save_dir)
-        start = f"start again from {folders[-1]}, its newest checkpoint," if folders else "start again"
-        skip = "" if self.config.nonfinite == "skip" else " or --nonfinite skip"
-        return f"{start} in another --save-dir with a lower --lr, more --warmup-updates, --clip-norm{skip}"
-
     def _warn_of_chance(self, record: dict[str, float]) -> None:
         """Say it, once, where a good part of the run has not brought the training accuracy above guessing."""
         chance = self.train_samples.chance
         is_late = self.position.num_updates >= _HOPEFUL * self.last_update
         if chance is None or "accuracy" not in record or not is_late or self.has_warned_of_chance:
             return
-        margin = _STANDARD_ERRORS * math.sqrt(chance * (1.0 - chance) / record["num_targets"])
-        if record["accuracy"] <= chance + margin:
+        if is_at_chance(record["accuracy"], chance, int(record["num_targets"])):
             self.has_warned_of_chance = True
             logger.warning(
                 "update %d of %d: the training accuracy of %.3f is not above chance (%.3f); if it stays there, start "
@@ -411,36 +305,16 @@ class Trainer:
                 chance,
             )
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other runs out of the folder; none may have written there since this one looked into it."""
-        save_dir = self.config.save_dir
-        try:
-            save_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"--save-dir {save_dir}: can't be made: {error}; choose another folder") from error
-        with locked(save_dir) if self.world.is_main else nullcontext():
-            if self.world.is_main and self.config.resume and native.steps(save_dir) != self.found:
-                raise StorageError(f"--save-dir {save_dir}: another run wrote there in the meantime; start again")
-            yield
-
     def _open_run(self) -> None:
-        save_dir = self.config.save_dir
-        if not self.config.resume and native.steps(save_dir):
-            raise ConfigError(
-                f"{save_dir} already holds a run; add --resume to go on with it, or choose another --save-dir"
-            )
-        if self.resumed_from is not None:
-            self._restore(self.resumed_from)
-            logger.info("resumed from %s", self.resumed_from)
+        self.run_folder.check_is_free()
+        if self.run_folder.resumed_from is not None:
+            self._restore(self.run_folder.resumed_from)
+            logger.info("resumed from %s", self.run_folder.resumed_from)
         elif self.config.resume and self.world.is_main:
-            logger.warning("--resume: there is no checkpoint in %s; training begins anew", save_dir)
+            logger.warning("--resume: there is no checkpoint in %s; training begins anew", self.config.save_dir)
         self._check_ranks_agree()
         if self.world.is_main:
-            native.forget_after(save_dir, self.position.num_updates)
-            forget_after(save_dir / LOG, self.position.num_updates)
-            described = {"command": sys.argv, "versions": versions(), "recipe": self.recipe.to_json()}
-            write_text(save_dir / RUN, json.dumps(described, indent=2) + "\n")
+            self.run_folder.begin(self.position.num_updates, self.recipe.to_json())
             self._announce()
         self.world.wait()
 
@@ -464,28 +338,42 @@ class Trainer:
         )
 
     def _check_ranks_agree(self) -> None:
-        mine = float(self.position.num_updates)
-        total, squares = self.world.total([mine, mine * mine])
-        if total != mine * self.world.size or squares != mine * mine * self.world.size:
+        if not self.world.agrees(self.position.num_updates):
             raise CheckpointError(
-                f"rank {self.world.rank} goes on from update {mine:.0f}, other ranks from elsewhere; "
+                f"rank {self.world.rank} goes on from update {self.position.num_updates}, other ranks from elsewhere; "
                 f"--save-dir {self.config.save_dir} must be one folder that all of them share"
             )
 
     def _tokenizer(self, source: pretrained.Pretrained | None) -> Tokenizer | None:
         """Return the tokenizer of the model that training starts from, or goes on from."""
-        if self.resumed_from is not None:
-            return Tokenizer.load(self.resumed_from)
+        if self.run_folder.resumed_from is not None:
+            return Tokenizer.load(self.run_folder.resumed_from)
         return None if source is None else source.tokenizer
+
+    def _check_samples(self) -> None:
+        """Refuse samples that do not fit the model or the limits of a batch, and none to train on."""
+        if not len(self.train_samples):
+            raise DataError("nothing to train on: the train split has no samples")
+        for samples in (self.train_samples, self.valid_samples):
+            check_lengths(samples, self.recipe.model.max_positions)
+            batches(samples.sizes, batch_size=self.config.batch_size, max_tokens=self.config.max_tokens)
+
+    def _initial_model(self, source: pretrained.Pretrained | None) -> Any:
+        """Return the model that training starts from, on its device; what a source has no weights of is drawn."""
+        torch.manual_seed(stream_key(self.config.seed, "initialisation"))
+        model: Any = MODELS.build(self.recipe.model)
+        model.register_head(self.task.head, self.task.head_config(self.recipe.model))
+        if source is not None:
+            pretrained.transfer(source, model, self.task.head, str(self.config.init_from))
+        freeze(model, self.config.freeze)
+        model.to(self.world.device)
+        model.set_cpu_engine(self.config.cpu_engine)
+        return model
 
     def _weights(self) -> dict[str, Tensor]:
         """Return the whole weights, checked to be finite; every rank must ask for them."""
         weights = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
-        self._check_gradients()
-        if any(not torch.isfinite(tensor).all() for tensor in weights.values()):
-            raise TrainingError(
-                f"weights are not finite after update {self.position.num_updates}; they were not saved: {self._way_out}"
-            )
+        self.gradients.check_weights(weights.values(), self.position.num_updates)
         return weights
 
     def _save(self) -> None:
@@ -497,26 +385,20 @@ class Trainer:
                 "conditions": conditions(self.world, self.model.cpu_engine),
                 "data": self._data_fingerprint,
                 "optimizer": group_options(self.optimizer),
-                "loss_scale": None if self.loss_scale is None else dataclasses.asdict(self.loss_scale),
+                "loss_scale": self.gradients.state(),
             }
             if self.world.is_main:
                 training = native.TrainingState(self.recipe.to_json(), snapshot(optimizer), progress)
-                self.writer.submit(partial(self._write, self.position.num_updates, training, snapshot(weights)))
-
-    def _write(self, num_updates: int, training: native.TrainingState, weights: dict[str, Tensor]) -> None:
-        """Write a checkpoint, in a thread beside the training, and delete old ones."""
-        config = self.config
-        folder = config.save_dir / native.step_name(num_updates)
-        native.save(folder, self.model, self.task.tokenizer, training, weights)
-        native.prune(config.save_dir, config.keep_checkpoints, config.keep_interval_updates)
+                self.run_folder.write_step(
+                    self.model, self.task.tokenizer, training=training, weights=snapshot(weights)
+                )
 
     def _save_best(self) -> None:
         """Write the model alone, as it was validated, in the place of the best one so far."""
         with self._averaged():
             weights = self._weights()
             if self.world.is_main:
-                self.writer.wait()
-                native.save(self.config.save_dir / native.BEST, self.model, self.task.tokenizer, weights=weights)
+                self.run_folder.write_best(self.model, self.task.tokenizer, weights=weights)
             self.world.wait()
 
     def _restore(self, folder: Path) -> None:
@@ -525,39 +407,27 @@ class Trainer:
             raise CheckpointError(f"{folder}: holds a model but no training state; a run can't be resumed from it")
         options = checkpoint.training.options
         self.recipe.check_resumes(options, str(folder))
-        progress = dict(checkpoint.training.progress)
-        if missing := _BESIDE_POSITION - progress.keys():
-            raise CheckpointError(f"{folder}: the state of the run lacks {', '.join(sorted(missing))}; it can't go on")
-        old_conditions, data, loss_scale, max_update, groups = (progress.pop(name) for name in sorted(_BESIDE_POSITION))
-        if changes := differences(data, self._data_fingerprint):
-            raise DataError(
-                f"{folder}: the run was trained on other data than {self.recipe.task}: {changes}; resume with its own, "
-                "or begin another run with --init-from"
-            )
-        if self.config.cpu_engine == "auto" and "cpu_engine" in old_conditions:
-            self.model.set_cpu_engine(old_conditions["cpu_engine"])
-        new_conditions = conditions(self.world, self.model.cpu_engine)
-        if (changes := differences({"cpu_engine": "torch", **old_conditions}, new_conditions)) and self.world.is_main:
-            logger.warning(
-                "resumed under other conditions (%s): the same samples in the same order, but not the same bits",
-                changes,
-            )
-        self.position = Position.from_json(progress, str(folder))
+        position, state = position_and_rest(checkpoint.training.progress, str(folder))
+        check_data(state["data"], self._data_fingerprint, source=str(folder), task=self.recipe.task)
+        if self.config.cpu_engine == "auto" and "cpu_engine" in state["conditions"]:
+            self.model.set_cpu_engine(state["conditions"]["cpu_engine"])
+        if self.world.is_main:
+            warn_of_conditions(state["conditions"], conditions(self.world, self.model.cpu_engine))
+        self.position = Position.from_json(position, str(folder))
         self.timetable.resume(
             self.position,
             old_schedule=native.component(SCHEDULES, options["lr_scheduler"], str(folder)),
-            old_max_update=max_update,
+            old_max_update=state["max_update"],
             old_max_hours=options["trainer"].get("max_hours"),
         )
-        if self.loss_scale is not None:
-            self.loss_scale = LossScale(**loss_scale)
+        self.gradients.restore(state["loss_scale"])
         restore(
             self.model,
             self.optimizer,
             self.average,
             weights=checkpoint.model.state_dict(),
             tensors=checkpoint.training.optimizer,
-            groups=groups,
+            groups=state["optimizer"],
             source=str(folder),
         )
 
@@ -568,8 +438,3 @@ class Trainer:
 
 def _summary(record: dict[str, float]) -> str:
     return " ".join(f"{name}={value:.5g}" for name, value in record.items())
-
-
-def _some(sample_ids: tuple[int, ...]) -> str:
-    rest = f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else ""
-    return f"{', '.join(map(str, sample_ids[:8])) or 'none'}{rest}"

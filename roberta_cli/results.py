@@ -1,9 +1,10 @@
 """What a command found out, on stdout: a table for people at a terminal, one line of JSON for everything else."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
+
+from roberta.files import as_json as to_json
 
 
 class Described(Protocol):
@@ -23,10 +24,13 @@ _STEP = 2  # columns by which a part of a table is indented
 
 
 def show(result: Result, *, as_json: bool) -> None:
-    """Print a result; as a table only on a terminal, and where JSON is not asked for."""
+    """Print a result; as a table only on a terminal, and where JSON is not asked for.
+
+    In JSON a number that is not finite is null.
+    """
     is_json = as_json or not sys.stdout.isatty()
     if isinstance(result, Mapping):
-        print(json.dumps(result) if is_json else table(result))
+        print(to_json(result) if is_json else table(result))
     else:
         print(result.to_json() if is_json else result)
 

@@ -1,7 +1,6 @@
 """roberta-score: measure texts that a system wrote."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -176,12 +175,12 @@ def _score_nbest(path: Path, config: ScoreConfig, scoring: Any, test: Any) -> di
 
 def _infill(path: Path, config: ScoreConfig, options: Any, model: Any) -> dict[str, Any]:
     from roberta.data.text import read_lines
-    from roberta.files import write_text
+    from roberta.files import as_json, write_text
     from roberta.text_metrics.infilling import infill
 
     found = infill(model.engine, list(read_lines(path)), options)
     if config.per_line is not None:
-        write_text(config.per_line, "".join(json.dumps(asdict(gap)) + "\n" for gap in found.gaps))
+        write_text(config.per_line, "".join(as_json(asdict(gap)) + "\n" for gap in found.gaps))
     return {
         "model": config.model,
         "gaps": len(found.gaps),
@@ -202,13 +201,13 @@ def _described(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_lines(path: Path, texts: "Texts", scores: dict[str, Any]) -> None:
-    from roberta.files import write_text
+    from roberta.files import as_json, write_text
 
     records = [
         {"line": i + 1, "text": text, **{name: score.lines[i] for name, score in scores.items()}}
         for i, text in enumerate(texts.hypotheses)
     ]
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_text(path, "".join(as_json(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def _model(config: ScoreConfig) -> Any:

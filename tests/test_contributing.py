@@ -56,6 +56,13 @@ def test_the_module_keeps_the_rules_of_style(folder):
     run(ruff, "format", "--check", *config, "spoken.py", folder=folder)
 
 
+@pytest.mark.parametrize("package", ["roberta", "roberta_cli"])
+def test_a_file_has_fewer_lines_than_the_rule_allows(package):
+    (most,) = re.findall(r"A file .* has fewer than (\d+) lines", TEXT)
+    lengths = {str(path): len(path.read_text("utf-8").splitlines()) for path in (ROOT / package).rglob("*.py")}
+    assert {path: length for path, length in lengths.items() if length >= int(most)} == {}
+
+
 def test_the_commands_of_the_table_are_those_of_the_project():
     for command in ("pytest", "pytest -m slow", "ruff check . && ruff format .", "mypy", ".ci/run"):
         assert f"`{command}`" in TEXT

@@ -54,6 +54,15 @@ def single(data_bin, tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize(("others", "agree"), [((5, 5), True), ((5, 6), False), ((4, 6), False), ((0, 0), False)])
+def test_ranks_that_come_with_other_numbers_are_noticed(others, agree, monkeypatch):
+    def total(world: distributed.World, values: list[float]) -> list[float]:
+        return [mine + sum(other**power for other in others) for power, mine in enumerate(values, start=1)]
+
+    monkeypatch.setattr(distributed.World, "total", total)
+    assert distributed.World(0, 3, torch.device("cpu")).agrees(5) == agree
+
+
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
 def test_two_processes_equal_one_with_twice_the_accumulation(single, data_bin, tmp_path, parallelism):
     """With dropout, over the end of an epoch, where one process goes without a batch."""

@@ -13,7 +13,7 @@ import torch
 from roberta.checkpoint import native
 from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
 from roberta.errors import ConfigError, DataError, PreemptionError
-from roberta.finetuning import DATASETS, RegularisationConfig, SweepConfig, data_set, finetune
+from roberta.finetuning import DATASETS, RegularisationConfig, SweepConfig, best_of, data_set, finetune
 from roberta.hub import from_pretrained
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.optim.adam import AdamConfig
@@ -21,6 +21,7 @@ from roberta.optim.schedules import FixedConfig
 from roberta.pretrained import Pretrained
 from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import CRITERIONS, TASKS
+from roberta.report import Run
 from roberta.tasks.sentence_prediction import SentencePredictionTaskConfig
 from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 from roberta.tasks.wsc import WSCTask, WSCTaskConfig
@@ -237,3 +238,11 @@ def test_a_best_model_of_a_run_is_linked_not_copied(tmp_path, source, monkeypatc
     report = finetune("mine", recipe, SweepConfig(seeds=(1, 2)), source)
     ours, theirs = (folder / "best" / native.MODEL for folder in (tmp_path / "run", report.best.save_dir))
     assert ours.samefile(theirs)
+
+
+@pytest.mark.parametrize("maximise", [True, False])
+def test_a_run_that_went_astray_is_never_the_best(maximise):
+    figures = [float("nan"), 0.5, float("inf"), 0.7, float("-inf"), 0.7]
+    runs = [Run(1e-3, seed, Path(f"seed{seed}"), 1, figure, 1.0) for seed, figure in enumerate(figures)]
+    assert best_of(runs, maximise=maximise).seed == (3 if maximise else 1)
+    assert best_of(runs[:1], maximise=maximise).seed == 0

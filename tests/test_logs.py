@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -33,6 +34,16 @@ def test_a_record_is_a_line_at_once(tmp_path):
     with Logs(path) as logs:
         logs.write("train", {"num_updates": 2, "loss": 1.5})
     assert [list(json.loads(line)) for line in path.read_text().splitlines()] == [["train"], ["valid"], ["train"]]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    """JSON has no words for them, though Python writes and reads NaN and Infinity."""
+    path = tmp_path / "log.jsonl"
+    with Logs(path) as logs:
+        logs.write("train", {"num_updates": 1, "loss": math.nan, "ppl": math.inf, "lr": -math.inf, "gnorm": 2.5})
+    assert path.read_text() == '{"train": {"num_updates": 1, "loss": null, "ppl": null, "lr": null, "gnorm": 2.5}}\n'
+    forget_after(path, 1)
+    assert updates(path) == [1]
 
 
 def write_lines(path: Path, *updates: int, tail: str = "") -> None:

@@ -11,6 +11,7 @@ from roberta.metrics import (
     confusion_matrix,
     exact_match,
     f1,
+    is_at_chance,
     macro_f1,
     matthews,
     micro_f1,
@@ -129,6 +130,15 @@ def test_the_wilson_interval_equals_scipys(correct, total):
     assert wilson_interval(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
     low, high = wilson_interval(correct, total)
     assert 0 <= low <= correct / total <= high <= 1
+
+
+@pytest.mark.parametrize(("chance", "total"), [(0.5, 10), (0.625, 60), (1 / 3, 9815)])
+def test_an_accuracy_at_chance_is_within_two_standard_errors_of_it(chance, total):
+    guesses = np.random.default_rng(0).binomial(total, chance, size=10_000) / total
+    share = np.mean([is_at_chance(accuracy, chance, total) for accuracy in guesses.tolist()])
+    assert share == pytest.approx(scipy.stats.norm.cdf(2), abs=0.02)
+    assert is_at_chance(0.0, chance, total)
+    assert not is_at_chance(1.0, chance, total)
 
 
 def test_the_table_names_every_metric_by_its_function():

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,30 @@ def test_after_fine_tuning_the_scores_are_those_of_the_report(run):
     assert table(text, "Scores") == {"valid": ("1", "0.7000")}
     assert "the best of 4 runs by accuracy on the validation data: lr 1e-05, seed 2, after update 20" in text
     assert "lr 2e-05: median 0.6500, from 0.6000 to 0.7000, 2 seeds" in text
+
+
+def test_scores_that_are_not_finite_are_said_to_be_so_and_are_no_results(run):
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"valid": {"num_updates": 4, "loss": null, "ppl": 2.5}}\n')
+    text = write_run_cards(run)[0].read_text()
+    assert table(text, "Scores") == {"loss": ("not finite",), "ppl": ("2.5000",)}
+    (result,) = header(text)["model-index"][0]["results"]
+    assert [metric["name"] for metric in result["metrics"]] == ["ppl"]
+    runs = tuple(Run(1e-5, seed, run, 0, math.nan, 60.0) for seed in (1, 2))
+    report = Report("rte", "data", "roberta.base", "loss", runs, runs[0], {"valid": Split({"loss": math.nan}, [])})
+    (run / "report.json").write_text(report.to_json())
+    text = write_run_cards(run)[0].read_text()
+    assert table(text, "Scores") == {"valid": ("0", "not finite")}
+    assert "lr 1e-05: median not finite, from not finite to not finite, 2 seeds" in text
+    assert "model-index" not in header(text)
+
+
+def test_a_run_that_was_resumed_says_how_often(run):
+    assert "times resumed" not in table(write_run_cards(run)[0].read_text(), "Training")
+    described = json.loads((run / "run.json").read_text())
+    start = {"command": ["roberta-train"], "versions": {}, "num_updates": 2}
+    (run / "run.json").write_text(json.dumps({**described, "earlier": [start, start]}))
+    assert table(write_run_cards(run)[0].read_text(), "Training")["times resumed"] == ("2",)
 
 
 def test_the_best_of_several_runs_is_told_of_with_its_own_recipe(run, tmp_path):

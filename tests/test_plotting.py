@@ -70,6 +70,32 @@ def test_fields_that_some_records_lack_leave_gaps(tmp_path):
     assert math.isnan(read_log(run).last("nothing"))
 
 
+def test_numbers_that_were_not_finite_leave_gaps(tmp_path):
+    train = [TRAIN[0], {**TRAIN[1], "loss": None}, {**TRAIN[2], "lr": None, "ppl": None}]
+    run = write_run(tmp_path / "a", train, [{**VALID[0], "loss": None}])
+    lines = plotted([run])
+    assert lines["loss"][0] == ([10, 20, 30], pytest.approx([9, math.nan, 7], nan_ok=True))
+    assert lines["loss"][1] == ([15], pytest.approx([math.nan], nan_ok=True))
+    assert lines["learning rate"] == [([10, 20, 30], pytest.approx([1e-3, 2e-3, math.nan], nan_ok=True))]
+    assert read_log(run).last("loss") == 7.0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+@pytest.mark.parametrize("log_y", [False, True])
+def test_a_curve_that_is_nothing_but_a_gap_can_be_drawn(suffix, log_y, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = write_run(tmp_path / "a", [{**record, "loss": None} for record in TRAIN], valid=[])
+    figure = plot(read_logs([run]), log_y=log_y)
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a  nan"
+    save(figure, tmp_path / f"a{suffix}")
+
+
+def test_hours_and_tokens_that_were_not_finite_are_no_reason_to_fail(tmp_path):
+    train = [{**record, "hours": record["num_updates"] / 10} for record in TRAIN[:2]]
+    lines = plotted([write_run(tmp_path / "a", [*train, {**TRAIN[2], "hours": None}], valid=[])], x="hours")
+    assert lines["loss"] == [(pytest.approx([1, 2, math.nan], nan_ok=True), [9, 8, 7])]
+
+
 def test_runs_are_told_apart_by_colour_and_shortest_name(tmp_path):
     pytest.importorskip("matplotlib")
     runs = [write_run(tmp_path / name / "run") for name in ("a", "b")]

@@ -1,6 +1,7 @@
 """The report of fine-tuning: Markdown that reads well, and JSON with all figures."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,20 @@ def test_a_picture_of_the_confusion_matrix_stands_beside_its_table():
     assert "confusion.svg" not in report(
         predictions=[prediction(1.0, 2.0, probabilities=None)], figures={}
     ).to_markdown(None, "confusion.svg")
+
+
+def test_figures_that_are_not_finite_are_null_in_json():
+    found = json.loads(
+        report(run(best=math.nan), figures={"accuracy": 0.5, "loss": math.inf}).to_json(), parse_constant=pytest.fail
+    )
+    assert found["best"]["value"] is found["learning_rates"][0]["median"] is found["splits"]["valid"]["loss"] is None
+    assert found["splits"]["valid"]["accuracy"] == 0.5
+
+
+def test_runs_that_are_not_finite_have_no_spread():
+    several = report(run(best=math.nan), run(seed=2, best=0.5))
+    assert several.summary()["learning_rates"][0]["stdev"] is None
+    assert "nan" in section(several.to_markdown(), "Runs")[2]
 
 
 def test_json_has_everything_that_markdown_has_figures_of():

@@ -418,11 +418,11 @@ def test_fp16_trains_close_to_fp32_with_a_scaled_loss(recipe, tmp_path):
 
 def test_an_overflow_halves_the_scale_skips_the_update_and_is_counted(recipe, caplog):
     trainer = Trainer(with_options(recipe, precision="fp16", ema_decay=0.5))
-    trainer.loss_scale.scale = 2.0**40
+    trainer.gradients.loss_scale.scale = 2.0**40
     before = weights(trainer)
     trainer.train()
     assert trainer.position.num_skipped == UPDATES
-    assert trainer.loss_scale.scale == 2.0 ** (40 - UPDATES)
+    assert trainer.gradients.loss_scale.scale == 2.0 ** (40 - UPDATES)
     assert equal(weights(trainer), before)
     assert equal(trainer.average.values, before)
     record = records(trainer, "train")[-1]
@@ -435,12 +435,12 @@ def test_the_loss_scale_survives_a_resume(recipe, tmp_path):
     recipe = with_options(recipe, precision="fp16")
     for name, cut in (("whole", UPDATES), ("run", 2)):
         trainer = Trainer(with_options(recipe, save_dir=tmp_path / name, max_update=cut))
-        trainer.loss_scale.scale, trainer.loss_scale.clean_updates = 2.0**20, 7
+        trainer.gradients.loss_scale.scale, trainer.gradients.loss_scale.clean_updates = 2.0**20, 7
         trainer.train()
     whole = native.load(native.newest(tmp_path / "whole")).training.progress
     resumed = trained(recipe, resume=True)
     assert 1 <= whole["num_skipped"] < UPDATES
-    assert dataclasses.asdict(resumed.loss_scale) == whole["loss_scale"]
+    assert dataclasses.asdict(resumed.gradients.loss_scale) == whole["loss_scale"]
     assert resumed.position.num_skipped == whole["num_skipped"]
     assert equal(weights(resumed), native.load(native.newest(tmp_path / "whole")).model.state_dict())
 
@@ -557,6 +557,26 @@ def test_a_run_says_what_it_was_made_with(recipe, monkeypatch):
     assert run["recipe"] == trainer.recipe.to_json()
     assert run["recipe"]["model"]["vocab_size"] == len(trainer.task.tokenizer.dictionary)
     assert run["recipe"]["trainer"]["batch_size"] == 4
+
+
+def test_a_resumed_run_says_how_each_of_its_starts_was_made(recipe, monkeypatch):
+    for updates, resume in ((1, False), (2, True), (4, True)):
+        monkeypatch.setattr(sys, "argv", ["roberta-train", "--max-update", str(updates)])
+        trainer = trained(recipe, max_update=updates, resume=resume)
+        run = json.loads((trainer.config.save_dir / "run.json").read_text())
+        assert ("earlier" in run) == resume
+    assert run["command"] == ["roberta-train", "--max-update", "4"]
+    assert run["recipe"]["trainer"]["max_update"] == 4
+    assert [(start["command"][-1], start["num_updates"]) for start in run["earlier"]] == [("1", 1), ("2", 2)]
+    assert [start["versions"] for start in run["earlier"]] == [run["versions"]] * 2
+
+
+def test_figures_that_are_not_finite_are_null_in_the_log(recipe):
+    trainer = Trainer(with_options(recipe, max_update=1))
+    figures = {"num_updates": 1, "loss": math.nan, "ppl": math.inf, "num_targets": 9}
+    trainer._evaluate = lambda: dict(figures)
+    assert trainer.train().keys() == figures.keys()
+    assert records(trainer, "valid") == [{"num_updates": 1, "loss": None, "ppl": None, "num_targets": 9}]
 
 
 def test_tensorboard_gets_the_records(recipe, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -172,6 +173,11 @@ def test_other_errors_of_the_program_are_shown_whole():
 def test_off_a_terminal_a_result_is_one_line_of_json(capsys):
     assert run(lambda argv: RESULT, []) == 0
     assert capsys.readouterr().out == json.dumps(RESULT) + "\n"
+
+
+def test_a_number_that_is_not_finite_is_null_in_json(capsys):
+    assert run(lambda argv: {"valid": {"loss": math.nan, "ppl": math.inf, "num_updates": 3}}, []) == 0
+    assert capsys.readouterr().out == '{"valid": {"loss": null, "ppl": null, "num_updates": 3}}\n'
 
 
 def test_on_a_terminal_a_result_is_a_table_unless_json_is_asked_for(capsys, monkeypatch):

@@ -21,8 +21,8 @@ CpuEngine = Literal["torch", "numpy", "onednn"]
 CpuEngineChoice = Literal["auto", "torch", "numpy", "onednn"]
 CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
 
-_ROWS = 256  # of a trial
-_ROUNDS = 5
+_ROWS = 512  # of a trial: a batch has some hundred tokens at least
+_ROUNDS = 3
 _WORTH_IT = 0.97  # of torch's time
 
 
@@ -106,7 +106,7 @@ def obstacle(engine: CpuEngine, maps: Sequence[Linear]) -> str:
 def fastest_engine(maps: Sequence[Linear], candidates: Sequence[CpuEngine]) -> CpuEngine:
     """Return the engine that takes the least time for these maps, one after the other, measured here and now.
 
-    The answer is "torch" unless another one saves at least 3 %. Maps of a layer of base take half a second.
+    The answer is "torch" unless another one saves at least 3 %. Maps of a layer of base take a second.
     """
     if len(candidates) == 1:
         return candidates[0]

@@ -191,8 +191,8 @@ class HubModel(nn.Module):
         """Choose what multiplies matrices in fp32 on a CPU, and return self: the fastest one differs by processor.
 
         "torch" is what models start with; "numpy" takes the BLAS of numpy; "onednn", for a model that was frozen by
-        `.requires_grad_(False)`, oneDNN with a second copy of the weights in its own layout; "auto" measures for a
-        second and takes the fastest of those. Answers differ in the last bits; all else stays as it is.
+        `.requires_grad_(False)`, oneDNN with a second copy of the weights in its own layout; "auto" measures for some
+        seconds and takes the fastest of those. Answers differ in the last bits; all else stays as it is.
 
         Raises:
             ConfigError: no such engine, the model isn't on the CPU in fp32, or "onednn" for one that isn't frozen.

@@ -23,6 +23,8 @@ from roberta.registry import HEADS
 
 Rows = Literal["first", "all"]  # the <s> of each sequence, or every token
 
+_ROWS_PER_MASK = 7  # of 15 % masked
+
 _INNER_DIM = "width of the dense layer; embed_dim where not given"
 _ACTIVATION_FN = "activation after the dense layer"
 _POOLER_DROPOUT = "dropout before the dense and the output layer (fairseq's pooler dropout)"
@@ -65,6 +67,11 @@ class MaskedLMHead(nn.Module):
 
     def _transform(self, rows: Tensor) -> Tensor:
         return self.layer_norm(self.activation(self.dense(rows)))  # (M, C)
+
+    def try_out(self, rows: int) -> None:
+        """Project as many rows as are masked of `rows`, of any contents, to see how long it takes."""
+        weight = self._projection
+        linear(torch.ones(rows // _ROWS_PER_MASK, weight.shape[1]), weight, self.bias, self.engine)
 
     @torch.no_grad()
     def add_symbols(self, num_symbols: int) -> None:

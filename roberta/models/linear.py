@@ -8,7 +8,7 @@ Shapes: T rows, C inputs, N outputs.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -47,6 +47,10 @@ class Linear(nn.Linear):
     def is_frozen(self) -> bool:
         """Whether neither weight nor bias is trained."""
         return not (self.weight.requires_grad or self.bias.requires_grad)
+
+    def try_out(self, rows: int) -> None:
+        """Map as many rows of any contents, to see how long it takes."""
+        self(torch.ones(rows, self.in_features))
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         if self._packed is None or not self._packed.is_of(self.weight):
@@ -103,32 +107,32 @@ def obstacle(engine: CpuEngine, maps: Sequence[Linear]) -> str:
     return ""
 
 
-def fastest_engine(maps: Sequence[Linear], candidates: Sequence[CpuEngine]) -> CpuEngine:
-    """Return the engine that takes the least time for these maps, one after the other, measured here and now.
+def fastest_engine(parts: Mapping[Any, int], candidates: Sequence[CpuEngine]) -> CpuEngine:
+    """Return the engine that takes the least time for parts of a model, measured here and now, one after the other.
 
-    The answer is "torch" unless another one saves at least 3 %. Maps of a layer of base take a second.
+    parts: modules with an `engine` and a method `try_out(rows)`, and how often the time of each counts. The answer is
+    "torch" unless another one saves at least 3 %. A layer of base takes some seconds, its vocabulary as long.
     """
     if len(candidates) == 1:
         return candidates[0]
-    generator = torch.Generator()  # its own: a choice must not change what is drawn later
-    inputs = [torch.randn(_ROWS, linear.in_features, generator=generator) for linear in maps]
-    chosen = [linear.engine for linear in maps]
+    chosen = {part: part.engine for part in parts}
+
+    def seconds(part: Any, engine: CpuEngine) -> float:
+        part.engine = engine
+        start = time.perf_counter()
+        part.try_out(_ROWS)
+        return time.perf_counter() - start
 
     def trial(engine: CpuEngine) -> float:
-        for linear in maps:
-            linear.engine = engine
-        start = time.perf_counter()
-        for linear, x in zip(maps, inputs, strict=True):
-            linear(x)
-        return time.perf_counter() - start
+        return sum(times * seconds(part, engine) for part, times in parts.items())
 
     with torch.no_grad():
         rounds = [{engine: trial(engine) for engine in candidates} for _ in range(1 + _ROUNDS)][1:]  # the first warms
-    for linear, engine in zip(maps, chosen, strict=True):
-        linear.engine = engine
-    seconds = {engine: min(times[engine] for times in rounds) for engine in candidates}  # whatever else was going on
-    best = min(candidates, key=seconds.__getitem__)
-    return best if seconds[best] < _WORTH_IT * seconds["torch"] else "torch"
+    for part, engine in chosen.items():
+        part.engine = engine
+    best = {engine: min(times[engine] for times in rounds) for engine in candidates}  # whatever else was going on
+    fastest = min(candidates, key=best.__getitem__)
+    return fastest if best[fastest] < _WORTH_IT * best["torch"] else "torch"
 
 
 class _PackedWeight:

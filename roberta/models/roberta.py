@@ -137,7 +137,7 @@ class RobertaModel(nn.Module):
         "torch", "numpy" and "onednn" differ in speed, and in the last bits of their results. Nothing else changes: the
         model is trained, moved and saved as before. "onednn" is for frozen layers, whose weights it holds a second time
         in a layout of its own; it notices when they change, but for what is written to `.data` in place. "auto"
-        measures all that can be taken on a layer of the model, and keeps "torch" unless another one is faster.
+        measures all that can be taken, on a layer and the vocabulary, and keeps "torch" unless another one is faster.
 
         Raises:
             ConfigError: no such engine, the model isn't on the CPU in fp32 or is in int8, or "onednn" for layers that
@@ -148,7 +148,10 @@ class RobertaModel(nn.Module):
         maps = [module for module in self.encoder.layers.modules() if isinstance(module, Linear)]
         if engine == "auto":
             candidates = [engine for engine in CPU_ENGINES if not obstacle(engine, maps)]
-            engine = fastest_engine(maps[: len(maps) // len(self.encoder.layers)], candidates)
+            times = len(self.encoder.layers)
+            parts: dict[Any, int] = dict.fromkeys(maps[: len(maps) // times], times)
+            parts |= {head: 1 for head in self.heads.values() if hasattr(head, "engine")}
+            engine = fastest_engine(parts, candidates)
         if reason := obstacle(engine, maps):
             raise ConfigError(reason)
         self.cpu_engine = engine

@@ -198,8 +198,34 @@ def test_the_fastest_engine_is_chosen(monkeypatch, slow, chosen):
             return x
 
         monkeypatch.setattr(linear, "forward", forward)
-    assert fastest_engine(maps, CPU_ENGINES) == chosen
+    assert fastest_engine(dict.fromkeys(maps, 1), CPU_ENGINES) == chosen
     assert [linear.engine for linear in maps] == ["onednn", "torch"]  # as they were
+
+
+def test_a_part_counts_as_often_as_it_is_there(monkeypatch):
+    class Part:
+        """One that takes long with some engines."""
+
+        def __init__(self, slow: tuple[str, ...]) -> None:
+            self.engine, self.slow = "torch", slow
+
+        def try_out(self, rows: int) -> None:
+            clock[0] += 2.0 if self.engine in self.slow else 1.0
+
+    clock = [0.0]
+    monkeypatch.setattr(engines.time, "perf_counter", lambda: clock[0])
+    layer, vocabulary = Part(("torch",)), Part(("numpy",))
+    assert fastest_engine({layer: 6, vocabulary: 1}, ("torch", "numpy")) == "numpy"
+    assert fastest_engine({layer: 1, vocabulary: 6}, ("torch", "numpy")) == "torch"
+
+
+def test_all_parts_of_a_model_can_be_tried_out():
+    model, *_ = make_model()
+    for engine in CPU_ENGINES:
+        model.requires_grad_(engine != "onednn").set_cpu_engine(engine)
+        for part in model.modules():
+            if hasattr(part, "engine"):
+                part.try_out(64)
 
 
 def test_torch_is_kept_where_little_is_to_be_won(monkeypatch):
@@ -212,7 +238,7 @@ def test_torch_is_kept_where_little_is_to_be_won(monkeypatch):
         return x
 
     monkeypatch.setattr(linear, "forward", forward)
-    assert fastest_engine([linear], CPU_ENGINES) == "torch"
+    assert fastest_engine({linear: 1}, CPU_ENGINES) == "torch"
 
 
 @pytest.mark.parametrize(("frozen", "candidates"), [(False, ("torch", "numpy")), (True, ("torch", "numpy", "onednn"))])
@@ -223,7 +249,8 @@ def test_auto_measures_what_can_be_taken_on_one_layer(monkeypatch, frozen, candi
     assert model.requires_grad_(not frozen).set_cpu_engine().cpu_engine == candidates[-1]
     layer = model.encoder.layers[0]
     maps = [layer.self_attn.qkv_proj, layer.self_attn.out_proj, layer.fc1, layer.fc2]
-    assert asked == [(maps, list(candidates))]
+    parts = {**dict.fromkeys(maps, 2), model.heads["lm"]: 1}
+    assert asked == [(parts, list(candidates))]
 
 
 def test_auto_is_torch_where_there_is_no_choice():

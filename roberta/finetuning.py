@@ -196,7 +196,8 @@ def best_of(runs: Sequence[Run], *, maximise: bool) -> Run:
 
 def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]) -> dict[str, Split]:
     """Predict splits with the best model, and write the predictions."""
-    model = pretrained.load(save_dir).model.to(trainer.world.device)
+    model = pretrained.load(save_dir).model.to(trainer.world.device).requires_grad_(False)
+    model.set_cpu_engine(trainer.model.cpu_engine)
     folder = save_dir / PREDICTIONS
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

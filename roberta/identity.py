@@ -3,6 +3,7 @@
 import logging
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import World
-from roberta.errors import CheckpointError, DataError
+from roberta.errors import CheckpointError, ConfigError, DataError
 from roberta.tasks.task import Samples
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,22 @@ def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cpu_engine": cpu_engine,
+        **({"numpy": np.__version__} if cpu_engine == "numpy" else {}),
     }
+
+
+def settle_engine(model: Any, recorded: str | None, world: World) -> None:
+    """Give the model of each rank the CPU engine that the run began with, or else what the first rank measures now.
+
+    recorded: in the checkpoint that the run goes on from; None for a run that begins. It is measured anew where that
+    engine can't be had, as on a GPU.
+    """
+    if recorded is not None:
+        with suppress(ConfigError):
+            model.set_cpu_engine(recorded)
+            return
+    measured = model.set_cpu_engine("auto").cpu_engine if world.is_main else None
+    model.set_cpu_engine(world.gather(measured)[0])
 
 
 def check_data(old: Mapping[str, Any], new: Mapping[str, Any], *, source: str, task: Any) -> None:

@@ -62,17 +62,7 @@ class Report:
             "metric": self.metric,
             "best": _described(self.best),
             "runs": [_described(run) for run in self.runs],
-            "learning_rates": [
-                {
-                    "lr": lr,
-                    "runs": len(values),
-                    "median": statistics.median(values),
-                    "min": min(values),
-                    "max": max(values),
-                    "stdev": statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None,
-                }
-                for lr, values in by_lr.items()
-            ],
+            "learning_rates": [{"lr": lr, "runs": len(values), **_spread(values)} for lr, values in by_lr.items()],
             "splits": {
                 name: {"examples": len(split.predictions), **split.figures} for name, split in self.splits.items()
             },
@@ -120,6 +110,14 @@ def confusion(predictions: Sequence[Prediction]) -> Confusion | None:
     if len(classes) > 1 or not set(names) <= set(*classes) or not 1 < len(names) <= _MOST_CLASSES:
         return None  # numbers, several classes at once, or answers that each example has for itself
     return Confusion(tuple(names), tuple(tuple(pairs[right, found] for found in names) for right in names))
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Return median, ends and deviation of the figures of some runs; none of them if a run went astray."""
+    if not all(map(math.isfinite, values)):
+        return {"median": math.nan, "min": math.nan, "max": math.nan, "stdev": None}
+    stdev = statistics.stdev(values) if len(values) > 1 else None
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "stdev": stdev}
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roberta import pretrained
+from roberta import identity, pretrained
 from roberta.checkpoint import native
 from roberta.checkpoint.background import snapshot
 from roberta.data.batching import batches
@@ -27,7 +27,6 @@ from roberta.distributed import forget_gathered, join_world, parallelise, synchr
 from roberta.errors import CheckpointError, DataError, PreemptionError
 from roberta.failures import explained
 from roberta.gradients import Gradients
-from roberta.identity import check_data, conditions, data_fingerprint, position_and_rest, warn_of_conditions
 from roberta.interruption import Interruption
 from roberta.layout import Batch
 from roberta.logs import Logs
@@ -310,8 +309,11 @@ class Trainer:
         if self.run_folder.resumed_from is not None:
             self._restore(self.run_folder.resumed_from)
             logger.info("resumed from %s", self.run_folder.resumed_from)
-        elif self.config.resume and self.world.is_main:
-            logger.warning("--resume: there is no checkpoint in %s; training begins anew", self.config.save_dir)
+        else:
+            if self.config.resume and self.world.is_main:
+                logger.warning("--resume: there is no checkpoint in %s; training begins anew", self.config.save_dir)
+            if self.config.cpu_engine == "auto":
+                identity.settle_engine(self.model, None, self.world)
         self._check_ranks_agree()
         if self.world.is_main:
             self.run_folder.begin(self.position.num_updates, self.recipe.to_json())
@@ -367,7 +369,8 @@ class Trainer:
             pretrained.transfer(source, model, self.task.head, str(self.config.init_from))
         freeze(model, self.config.freeze)
         model.to(self.world.device)
-        model.set_cpu_engine(self.config.cpu_engine)
+        if self.config.cpu_engine != "auto":
+            model.set_cpu_engine(self.config.cpu_engine)
         return model
 
     def _weights(self) -> dict[str, Tensor]:
@@ -382,7 +385,7 @@ class Trainer:
             progress = {
                 **dataclasses.asdict(self.position),
                 "max_update": self.timetable.max_update,
-                "conditions": conditions(self.world, self.model.cpu_engine),
+                "conditions": identity.conditions(self.world, self.model.cpu_engine),
                 "data": self._data_fingerprint,
                 "optimizer": group_options(self.optimizer),
                 "loss_scale": self.gradients.state(),
@@ -407,12 +410,12 @@ class Trainer:
             raise CheckpointError(f"{folder}: holds a model but no training state; a run can't be resumed from it")
         options = checkpoint.training.options
         self.recipe.check_resumes(options, str(folder))
-        position, state = position_and_rest(checkpoint.training.progress, str(folder))
-        check_data(state["data"], self._data_fingerprint, source=str(folder), task=self.recipe.task)
-        if self.config.cpu_engine == "auto" and "cpu_engine" in state["conditions"]:
-            self.model.set_cpu_engine(state["conditions"]["cpu_engine"])
+        position, state = identity.position_and_rest(checkpoint.training.progress, str(folder))
+        identity.check_data(state["data"], self._data_fingerprint, source=str(folder), task=self.recipe.task)
+        if self.config.cpu_engine == "auto":
+            identity.settle_engine(self.model, state["conditions"].get("cpu_engine", "torch"), self.world)
         if self.world.is_main:
-            warn_of_conditions(state["conditions"], conditions(self.world, self.model.cpu_engine))
+            identity.warn_of_conditions(state["conditions"], identity.conditions(self.world, self.model.cpu_engine))
         self.position = Position.from_json(position, str(folder))
         self.timetable.resume(
             self.position,
@@ -433,7 +436,7 @@ class Trainer:
 
     @cached_property
     def _data_fingerprint(self) -> dict[str, int]:
-        return data_fingerprint(self.train_samples, self.task.tokenizer)
+        return identity.data_fingerprint(self.train_samples, self.task.tokenizer)
 
 
 def _summary(record: dict[str, float]) -> str:

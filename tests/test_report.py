@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -144,10 +145,12 @@ def test_figures_that_are_not_finite_are_null_in_json():
     assert found["splits"]["valid"]["accuracy"] == 0.5
 
 
-def test_runs_that_are_not_finite_have_no_spread():
-    several = report(run(best=math.nan), run(seed=2, best=0.5))
-    assert several.summary()["learning_rates"][0]["stdev"] is None
-    assert "nan" in section(several.to_markdown(), "Runs")[2]
+@pytest.mark.parametrize("figures", list(permutations((0.5, math.nan, 0.2))))
+def test_a_run_that_went_astray_leaves_no_figures_of_its_learning_rate(figures):
+    several = report(*(run(seed=seed, best=best) for seed, best in enumerate(figures)))
+    (rates,) = json.loads(several.to_json())["learning_rates"]
+    assert rates == {"lr": 1e-5, "runs": 3, "median": None, "min": None, "max": None, "stdev": None}
+    assert any("nan" in line for line in section(several.to_markdown(), "Runs"))
 
 
 def test_json_has_everything_that_markdown_has_figures_of():

@@ -14,8 +14,10 @@ import torch
 from roberta import manifest
 from roberta.checkpoint import native
 from roberta.criterions.masked_lm import MaskedLMLossConfig
+from roberta.distributed import SINGLE, World
 from roberta.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
-from roberta.models.roberta import RobertaConfig
+from roberta.identity import conditions, settle_engine
+from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import PolynomialDecayConfig
 from roberta.pretrained import load
@@ -187,6 +189,36 @@ def test_a_run_goes_on_with_the_engine_that_was_measured_at_its_start(recipe, ca
     assert trainer.model.cpu_engine == "numpy"
     Trainer(with_options(recipe, max_update=3, resume=True, cpu_engine="torch")).train()
     assert "other conditions (cpu_engine was numpy, is torch)" in caplog.text
+
+
+@pytest.mark.parametrize(("recorded", "measured", "taken"), [(None, "numpy", "torch"), ("onednn", "numpy", "numpy")])
+def test_a_run_goes_on_where_its_engine_is_not_told_or_cannot_be_had(recipe, monkeypatch, recorded, measured, taken):
+    Trainer(with_options(recipe, max_update=1)).train()
+    state = recipe.trainer.save_dir / "step_0000001" / "state.json"
+    values = json.loads(state.read_text())
+    values["conditions"].pop("cpu_engine")
+    values["conditions"] |= {} if recorded is None else {"cpu_engine": recorded}
+    state.write_text(json.dumps(values))
+    manifest.write(state.parent, [state.name])
+    monkeypatch.setattr("roberta.models.roberta.fastest_engine", lambda *_: measured)
+    trainer = Trainer(with_options(recipe, max_update=2, resume=True, cpu_engine="auto"))
+    trainer.train()
+    assert trainer.model.cpu_engine == taken
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_ranks_take_the_engine_that_the_first_one_measured(monkeypatch, rank):
+    measured = {0: "numpy", 1: "torch"}
+    monkeypatch.setattr("roberta.models.roberta.fastest_engine", lambda *_: measured[rank])
+    monkeypatch.setattr(World, "gather", lambda self, value: ["numpy", None] if self.rank else [value, None])
+    model = RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=8, ffn_embed_dim=8, attention_heads=1))
+    settle_engine(model, None, World(rank, 2, torch.device("cpu")))
+    assert model.cpu_engine == "numpy"
+
+
+def test_numpys_version_is_a_condition_of_its_products():
+    assert "numpy" not in conditions(SINGLE, "torch")
+    assert conditions(SINGLE, "numpy")["numpy"] == np.__version__
 
 
 @pytest.mark.parametrize(("option", "value"), [("compile", True), ("precision", "bf16"), ("parallelism", "fsdp")])

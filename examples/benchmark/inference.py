@@ -351,9 +351,10 @@ def main() -> None:
         sequences = pairs(given.pairs, given.sequences)
     torch.manual_seed(0)
     model = RobertaModel(preset_config(given.preset)).eval()
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as folder:
         engines = peers(model, given, Path(folder))
-        measure(engines, sequences, model.to(given.device), given)
+        with torch.inference_mode():
+            measure(engines, sequences, model.to(given.device), given)
 
 
 if __name__ == "__main__":

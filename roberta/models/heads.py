@@ -71,7 +71,7 @@ class MaskedLMHead(nn.Module):
     def try_out(self, rows: int) -> None:
         """Project as many rows as are masked of `rows`, of any contents, to see how long it takes."""
         weight = self._projection
-        linear(torch.ones(rows // _ROWS_PER_MASK, weight.shape[1]), weight, self.bias, self.engine)
+        linear(weight.new_ones(rows // _ROWS_PER_MASK, weight.shape[1]), weight, self.bias, self.engine)
 
     @torch.no_grad()
     def add_symbols(self, num_symbols: int) -> None:

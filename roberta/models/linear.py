@@ -7,6 +7,7 @@ threads as OMP_NUM_THREADS says. Their results differ in the last bits.
 Shapes: T rows, C inputs, N outputs.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -34,23 +35,36 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        self.engine: CpuEngine = "torch"
+        self._engine: CpuEngine = "torch"
         self._packed: _PackedWeight | None = None  # for oneDNN
+
+    @property
+    def engine(self) -> CpuEngine:
+        """What multiplies; another choice frees what the one before had laid out."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: CpuEngine) -> None:
+        self._engine, self._packed = engine, None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (T, C) to (T, N)."""
-        if self.engine == "onednn" and self.is_frozen and not x.requires_grad and counts_for(x, self.weight):
-            return self._by_onednn(x)
-        return linear(x, self.weight, self.bias, self.engine)
+        if self.engine != "onednn" or not self.is_frozen:
+            if self._packed is not None:
+                self._packed = None  # whatever happens to the weight now, it will be laid out anew
+            return linear(x, self.weight, self.bias, self.engine)
+        if x.requires_grad or not counts_for(x, self.weight):
+            return F.linear(x, self.weight, self.bias)
+        return self._by_onednn(x)
 
     @property
     def is_frozen(self) -> bool:
-        """Whether neither weight nor bias is trained."""
-        return not (self.weight.requires_grad or self.bias.requires_grad)
+        """Whether neither weight nor bias is trained, and each of their changes is counted by torch."""
+        return not (self.weight.requires_grad or self.bias.requires_grad or self.weight.is_inference())
 
     def try_out(self, rows: int) -> None:
         """Map as many rows of any contents, to see how long it takes."""
-        self(torch.ones(rows, self.in_features))
+        self(self.weight.new_ones(rows, self.in_features))
 
     def _by_onednn(self, x: Tensor) -> Tensor:
         if self._packed is None or not self._packed.is_of(self.weight):
@@ -88,7 +102,7 @@ def counts_for(x: Tensor, weight: Tensor) -> bool:
 
 def numpy_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the product (M, N) of fp32 matrices (M, K) and (K, N) on the CPU by numpy, without a gradient."""
-    out = torch.empty(len(a), b.shape[1]) if out is None else out
+    out = a.new_empty(len(a), b.shape[1]) if out is None else out
     np.matmul(a.detach().numpy(), b.detach().numpy(), out=out.numpy())
     return out
 
@@ -103,7 +117,10 @@ def obstacle(engine: CpuEngine, maps: Sequence[Linear]) -> str:
     if engine == "onednn" and not torch.backends.mkldnn.is_available():
         return "this build of torch doesn't have oneDNN (mkldnn); choose torch, numpy or auto"
     if engine == "onednn" and not all(m.is_frozen for m in maps):
-        return "the engine onednn is for frozen layers; call .requires_grad_(False) before, or choose numpy"
+        return (
+            "the engine onednn is for frozen layers, made outside of torch.inference_mode(); call "
+            ".requires_grad_(False) before, or choose numpy"
+        )
     return ""
 
 
@@ -116,23 +133,26 @@ def fastest_engine(parts: Mapping[Any, int], candidates: Sequence[CpuEngine]) ->
     if len(candidates) == 1:
         return candidates[0]
     chosen = {part: part.engine for part in parts}
-
-    def seconds(part: Any, engine: CpuEngine) -> float:
-        part.engine = engine
-        start = time.perf_counter()
-        part.try_out(_ROWS)
-        return time.perf_counter() - start
-
-    def trial(engine: CpuEngine) -> float:
-        return sum(times * seconds(part, engine) for part, times in parts.items())
-
-    with torch.no_grad():
-        rounds = [{engine: trial(engine) for engine in candidates} for _ in range(1 + _ROUNDS)][1:]  # the first warms
-    for part, engine in chosen.items():
-        part.engine = engine
-    best = {engine: min(times[engine] for times in rounds) for engine in candidates}  # whatever else was going on
+    best = dict.fromkeys(candidates, math.inf)  # whatever else was going on
+    try:
+        with torch.no_grad():
+            for _ in range(_ROUNDS):
+                for engine in candidates:
+                    seconds = sum(times * _seconds(part, engine) for part, times in parts.items())
+                    best[engine] = min(best[engine], seconds)
+    finally:
+        for part, engine in chosen.items():
+            part.engine = engine
     fastest = min(candidates, key=best.__getitem__)
     return fastest if best[fastest] < _WORTH_IT * best["torch"] else "torch"
+
+
+def _seconds(part: Any, engine: CpuEngine) -> float:
+    part.engine = engine
+    part.try_out(_ROWS)  # lays weights out, and fills the caches
+    start = time.perf_counter()
+    part.try_out(_ROWS)
+    return time.perf_counter() - start
 
 
 class _PackedWeight:
@@ -140,16 +160,12 @@ class _PackedWeight:
 
     def __init__(self, weight: Tensor) -> None:
         self._source = weight.detach()  # while it is held, no other weight can have its address
-        self._version = _version(weight)
+        self._version = weight._version
         self.weight = torch.ops.mkldnn._reorder_linear_weight(self._source, _ROWS)
 
     def is_of(self, weight: Tensor) -> bool:
         """Return whether that is the weight it was made of, unchanged since."""
-        return weight.data_ptr() == self._source.data_ptr() and _version(weight) == self._version
-
-
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version  # tensors made in inference mode don't count changes
+        return weight.data_ptr() == self._source.data_ptr() and weight._version == self._version
 
 
 class _NumpyLinear(torch.autograd.Function):

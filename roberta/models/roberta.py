@@ -136,8 +136,9 @@ class RobertaModel(nn.Module):
 
         "torch", "numpy" and "onednn" differ in speed, and in the last bits of their results. Nothing else changes: the
         model is trained, moved and saved as before. "onednn" is for frozen layers, whose weights it holds a second time
-        in a layout of its own; it notices when they change, but for what is written to `.data` in place. "auto"
-        measures all that can be taken, on a layer and the vocabulary, and keeps "torch" unless another one is faster.
+        in a layout of its own, and leaves the vocabulary to torch; it notices when they change, but for what is written
+        to `.data` in place. "auto" measures all that can be taken, on a layer and the vocabulary, and keeps "torch"
+        unless another one is faster.
 
         Raises:
             ConfigError: no such engine, the model isn't on the CPU in fp32 or is in int8, or "onednn" for layers that
@@ -180,6 +181,7 @@ class RobertaModel(nn.Module):
             )
         if self.is_int8:
             raise ConfigError("the model is in int8 already")
+        self.set_cpu_engine("torch")
         to_int8(self.encoder.layers)
         self.requires_grad_(False)
         self.is_int8 = True

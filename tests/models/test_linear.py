@@ -124,6 +124,7 @@ def test_changed_weights_are_laid_out_anew(change):
         linear.requires_grad_()
         linear(x).sum().backward()
         torch.optim.AdamW(linear.parameters(), lr=1.0, fused=True).step()  # does not raise the version of a tensor
+        linear.requires_grad_(False)
     with torch.no_grad():
         torch.testing.assert_close(linear(x), expected(linear, x), atol=1e-5, rtol=1e-5)
 
@@ -133,6 +134,47 @@ def test_inputs_get_gradients_from_frozen_weights():
     x = torch.randn(3, 33, requires_grad=True)
     linear(x).sum().backward()
     torch.testing.assert_close(x.grad, linear.weight.sum(dim=0).expand(3, 33))
+
+
+def test_weights_whose_changes_nobody_counts_are_left_to_torch():
+    with torch.inference_mode():
+        linear, x = make_linear("onednn"), torch.randn(3, 33)
+        linear(x)
+        linear.weight.copy_(torch.randn(20, 33))
+        torch.testing.assert_close(linear(x), expected(linear, x), atol=1e-5, rtol=1e-5)
+        assert linear._packed is None
+
+
+def test_another_engine_frees_the_second_copy():
+    model, tokens, layout = make_model()
+    model.requires_grad_(False).set_cpu_engine("onednn")
+    model(tokens, layout)
+    maps = [module for module in model.modules() if isinstance(module, Linear)]
+    assert all(linear._packed is not None for linear in maps)
+    model.set_cpu_engine("torch")
+    assert all(linear._packed is None for linear in maps)
+    fastest_engine(dict.fromkeys(maps, 1), CPU_ENGINES)
+    assert all(linear._packed is None for linear in maps)
+
+
+def test_an_interrupted_trial_leaves_the_engines_as_they_were(monkeypatch):
+    linear = make_linear("torch", 4, 4)
+    monkeypatch.setattr(linear, "forward", lambda x: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fastest_engine({linear: 1}, ("numpy", "torch"))
+    assert linear.engine == "torch"
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_the_default_type_of_tensors_is_of_no_account(engine):
+    model, tokens, layout = make_model()
+    model.requires_grad_(False).set_cpu_engine(engine)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert model(tokens, layout).dtype == torch.float32
+        fastest_engine({module: 1 for module in model.modules() if hasattr(module, "engine")}, ("torch", engine))
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_unchanged_weights_are_laid_out_once():
@@ -263,13 +305,18 @@ def test_wrong_choices_are_refused():
     model, *_ = make_model()
     with pytest.raises(ConfigError, match="unknown engine 'nump'; allowed: auto, numpy, onednn, torch; did you mean"):
         model.set_cpu_engine("nump")
-    with pytest.raises(ConfigError, match=r"for frozen layers; call .requires_grad_\(False\) before, or choose numpy"):
+    with pytest.raises(ConfigError, match=r"frozen layers, made .*; call .requires_grad_\(False\) before, or choose numpy"):
         model.set_cpu_engine("onednn")
     with pytest.raises(ConfigError, match=r"numpy multiplies in fp32 on the CPU, and the layers are in torch.bfloat16"):
         model.bfloat16().set_cpu_engine("numpy")
     with pytest.raises(ConfigError, match="the layers are in int8; choose torch"):
         from_pretrained("roberta.mini").int8().set_cpu_engine("onednn")
     assert model.cpu_engine == "torch"
+
+
+def test_int8_takes_the_place_of_an_engine():
+    roberta = from_pretrained("roberta.mini").set_cpu_engine("numpy").int8()
+    assert roberta.model.heads["lm"].engine == roberta.model.cpu_engine == "torch"
 
 
 def test_the_hub_says_which_engine_it_has():

@@ -4,8 +4,8 @@
     python examples/benchmark/training.py --json >> rows.jsonl
     python examples/benchmark/plots.py rows.jsonl --folder examples/benchmark
 
-Each table becomes a panel under the command that made it, each script that made any a file: inference.svg and
-training.svg. Needs matplotlib.
+Each table becomes a panel under the command that made it, each script that made any a file: inference.svg, training.svg
+and so on. Needs matplotlib.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 Without a file the text is that of the package. All must give the same ids before they are timed. `encode` is ours line
 by line, as the hub calls it; `corpora` is what binarises files, and by then remembers the words of the text: that is
 its speed after many megabytes of a corpus.
-Hugging Face's package tokenizers is left out where it is not installed.
+Hugging Face's package tokenizers and fairseq are left out where they are not installed.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fairseq_peer
 import tiktoken
 from measuring import add_timing_options, interleaved, show
 from tiktoken_ext import openai_public
@@ -51,6 +52,8 @@ def encoders(bpe: GPT2BPE) -> dict[str, Encode]:
         found["tokenizers batch"] = lambda lines: [
             index for encoding in theirs.encode_batch(lines) for index in encoding.ids
         ]
+    if fairseq_peer.is_installed():
+        found[fairseq_peer.NAME] = fairseq_peer.encoder(bpe)
     return found
 
 

@@ -5,7 +5,8 @@
     python examples/benchmark/inference.py --pairs MNLI/dev_matched.tsv --json
 
 Every engine gets the same batches, in the order given and sorted by length, and must give the same features before it
-is timed. Engines that are not installed are left out: transformers, onnxruntime (with onnx), openvino, ctranslate2.
+is timed. Engines that are not installed are left out: transformers, fairseq, onnxruntime (with onnx), openvino,
+ctranslate2.
 `floor` is the time of the matrix products alone at the best rate found for the shapes of this model.
 """
 
@@ -21,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import fairseq_peer
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -95,6 +97,16 @@ def hugging_face(model: nn.Module, device: str) -> Forward:
     def forward(batch: list[list[int]]) -> list[Tensor]:
         ids, mask = (torch.from_numpy(array).to(device) for array in padded(batch))
         return unpadded(model(ids, attention_mask=mask).last_hidden_state, batch)
+
+    return forward
+
+
+def fairseq(model: nn.Module, device: str) -> Forward:
+    """Return the forward pass of fairseq, which tells pads by their id."""
+
+    def forward(batch: list[list[int]]) -> list[Tensor]:
+        ids = torch.from_numpy(padded(batch)[0]).to(device)
+        return unpadded(fairseq_peer.features(model, ids), batch)
 
     return forward
 
@@ -217,6 +229,11 @@ def peers(model: RobertaModel, given: argparse.Namespace, folder: Path) -> list[
     found += [Peer(OURS, name, ours(own(model, name, given))) for name in given.precision if name != "fp32"]
     if given.compile:
         found += [Peer(f"{OURS} compiled", name, ours(own(model, name, given, compiled=True))) for name in floats]
+    if fairseq_peer.is_installed():
+        for precision in floats:
+            theirs, _ = fairseq_peer.twin(model)
+            forward = fairseq(theirs.eval().to(given.device, DTYPES[precision]), given.device)
+            found.append(Peer(fairseq_peer.NAME, precision, forward))
     if not is_installed("transformers"):
         return found
     from transformers import RobertaModel as TheirModel

@@ -95,14 +95,15 @@ def add_timing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
 
 
-def add_engine_option(parser: argparse.ArgumentParser) -> None:
+def add_engine_option(parser: argparse.ArgumentParser, default: Sequence[str] = ("torch", "auto")) -> None:
     """Add the option of what multiplies this library's matrices on a CPU."""
     parser.add_argument(
         "--cpu-engine",
         nargs="+",
         choices=get_args(CpuEngineChoice),
-        default=["torch", "auto"],
-        help="what multiplies our matrices in fp32 on a CPU, a row each (default: torch, and auto if it finds another)",
+        default=default,
+        help="what multiplies our matrices in fp32 on a CPU, a row each where they differ "
+        f"(default: {' '.join(default)})",
     )
 
 

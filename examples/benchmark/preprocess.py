@@ -1,37 +1,88 @@
-"""Measure how fast text is binarised, and that the number of processes changes no byte.
+"""Measure how fast text is binarised, and that neither the number of processes nor the program changes a byte.
 
     OMP_NUM_THREADS=1 python examples/benchmark/preprocess.py
-    OMP_NUM_THREADS=1 python examples/benchmark/preprocess.py corpus.txt --workers 1 2 8
+    OMP_NUM_THREADS=1 python examples/benchmark/preprocess.py corpus.txt --workers 1 2 8 --json
 
-Without a file the text is that of the package, eight times. Speed by the wall counts starting the processes and loading
-the vocabulary in each; speed by processor time is what a core does, also on a machine that has other things to do.
+Without a file the text is that of the package, eight times. Each row is a command run as a user runs it: speed by the
+wall counts starting it and its processes; speed by processor time is what a core does, also on a machine that has other
+things to do. fairseq is left out where it is not installed: the encoder of its example for RoBERTa, then
+fairseq-preprocess.
 """
 
 import argparse
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from roberta.data.binarize import PreprocessConfig, preprocess
+import fairseq_peer
+import numpy as np
+from measuring import Row, show
+
+from roberta.bpe.gpt2 import GPT2BPE
+from roberta.data.dictionary import FILE_NAME
 from roberta.data.encoding import num_cores
 from roberta.data.sample import sample_corpus
+from roberta.data.tokenizer import Tokenizer
 
 COPIES = 8
+Preprocess = Callable[[Path, Path, int], object]  # text, folder for train.bin and train.idx, number of processes
 
 
-def measure(text: Path, folder: Path, workers: int) -> str:
-    """Print a row of the table, and return the digest of the files written."""
-    wall, processor = time.perf_counter(), _processor_seconds()
-    counts = preprocess(PreprocessConfig(trainpref=(text,), destdir=folder, workers=workers))["train"]
-    wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
-    size = counts.text_bytes / 1e6
-    print(
-        f"{workers:>7}{size:>8.1f}{wall:>10.2f}{size / wall:>10.1f}{size / processor:>12.1f}"
-        f"{counts.tokens / processor / 1e6:>18.2f}"
+def ours(text: Path, folder: Path, workers: int) -> None:
+    """Binarise with roberta-preprocess."""
+    run_module("roberta_cli.preprocess", "--trainpref", text, "--destdir", folder, "--workers", workers)
+
+
+def fairseq(text: Path, folder: Path, workers: int) -> None:
+    """Binarise with fairseq, by way of a text file of BPE symbols."""
+    with tempfile.TemporaryDirectory() as name:
+        temporary = Path(name)
+        GPT2BPE.load().save(temporary)
+        Tokenizer.load().dictionary.save(temporary / FILE_NAME)
+        run_module(
+            "fairseq.examples.roberta.multiprocessing_bpe_encoder",
+            *("--encoder-json", temporary / "encoder.json", "--vocab-bpe", temporary / "vocab.bpe"),
+            *("--inputs", text, "--outputs", temporary / "text.bpe", "--keep-empty", "--workers", workers),
+        )
+        run_module(
+            "fairseq_cli.preprocess",
+            *("--only-source", "--srcdict", temporary / FILE_NAME, "--trainpref", temporary / "text.bpe"),
+            *("--destdir", folder, "--workers", workers),
+        )
+
+
+def run_module(module: str, *arguments: object) -> None:
+    """Run a module as a program."""
+    finished = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, check=False
     )
-    return hashlib.sha256((folder / "train.bin").read_bytes() + (folder / "train.idx").read_bytes()).hexdigest()
+    if finished.returncode:
+        sys.exit(f"{module} failed: {finished.stderr}")
+
+
+def measure(name: str, work: Preprocess, text: Path, folder: Path, workers: int) -> tuple[Row, str]:
+    """Return a row of the table, and the digest of the files written."""
+    wall, processor = time.perf_counter(), _processor_seconds()
+    work(text, folder, workers)
+    wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
+    size = text.stat().st_size / 1e6
+    binary, index = folder / "train.bin", folder / "train.idx"
+    tokens = binary.stat().st_size / np.dtype(np.uint16).itemsize / 1e6
+    row = {
+        "program": name,
+        "workers": workers,
+        "MB": size,
+        "seconds": wall,
+        "MB/s": size / wall,
+        "MB/s/core": size / processor,
+        "M tokens/s/core": tokens / processor,
+    }
+    return row, hashlib.sha256(binary.read_bytes() + index.read_bytes()).hexdigest()
 
 
 def _processor_seconds() -> float:
@@ -44,14 +95,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path, nargs="?", help="text file; the sample text if not given")
     parser.add_argument("--workers", type=int, nargs="+", default=sorted({1, num_cores()}), help="numbers of processes")
+    parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
     given = parser.parse_args()
+    programs: dict[str, Preprocess] = {"roberta": ours}
+    if fairseq_peer.is_installed():
+        programs[fairseq_peer.NAME] = fairseq
+    rows, digests = [], set()
     with tempfile.TemporaryDirectory() as name:
         text = given.text or Path(name) / "sample.txt"
         if given.text is None:
             text.write_text(sample_corpus("train") * COPIES, encoding="utf-8")
-        print(f"{'workers':>7}{'MB':>8}{'seconds':>10}{'MB/s':>10}{'MB/s/core':>12}{'M tokens/s/core':>18}")
-        digests = {measure(text, Path(name) / str(workers), workers) for workers in given.workers}
-    print(f"same bytes: {len(digests) == 1}")
+        for program, work in programs.items():
+            for workers in given.workers:
+                row, digest = measure(program, work, text, Path(name) / f"{program}{workers}", workers)
+                rows.append(row)
+                digests.add(digest)
+    if len(digests) > 1:
+        sys.exit("the files differ, which they must not")
+    show(rows, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Measure the time to a target masked-LM loss, against transformers on the same batches from the same weights.
+"""Measure the time to a target masked-LM loss, against peers on the same batches from the same weights.
 
     python examples/benchmark/speedrun.py
     python examples/benchmark/speedrun.py --track gpu --data data-bin
 
 The clock runs while a model trains, and stands while it is evaluated, compiled and saved. The loss is the cross-entropy
-in nats on the validation text, always with the same 15 % of its tokens masked. Both engines go through the same number
-of updates, some of the one and then some of the other; there is no early stop. `--json` shows every evaluation.
+in nats on the validation text, always with the same 15 % of its tokens masked. All engines go through the same number
+of updates, some of the one and then some of the next; there is no early stop. `--json` shows every evaluation.
 
 Track cpu is a tiny model on the sample text of the package, in minutes; track gpu is RoBERTa base on your data, in ten
 minutes at most. Both are exact: RoBERTa's starting point, and Adam as it was trained with. `--open` adds a run that is
@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from measuring import origin, show, synchronise
+from measuring import add_engine_option, origin, show, synchronise
 from training import OURS, Trainee, ours, trainees
 
 from roberta.data.batching import batches
@@ -190,10 +190,11 @@ def main() -> None:
     parser.add_argument("--track", choices=TRACKS, default="cpu", help="what the other options are where not given")
     parser.add_argument("--data", type=Path, help="folder that roberta-preprocess made; the sample text if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run of each engine for each")
-    parser.add_argument("--compile", action="store_true", help="compile both models")
+    parser.add_argument("--compile", action="store_true", help="compile the models; fairseq's is left out then")
     parser.add_argument("--open", action="store_true", help="a row of the open track too")
     parser.add_argument("--json", action="store_true", help="every evaluation as a line of JSON")
     parser.add_argument("--processor-time", action="store_true", help="time by the processor, for a busy machine")
+    add_engine_option(parser, default=["torch"])
     for name, value in TRACKS["cpu"].items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), dest=name)
     given = parser.parse_args()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import fairseq_peer
 import torch
 from measuring import interleaved, show
 
@@ -30,7 +31,8 @@ from roberta.models.roberta import RobertaModel, preset_config
 
 ANSWER = "import sys, roberta; model = roberta.from_pretrained(sys.argv[1])"
 FILL = f"{ANSWER}; model.fill_mask('The capital of France is <mask>.')"
-THEIRS = "import transformers; transformers.RobertaForMaskedLM"
+TRANSFORMERS = "import transformers; transformers.RobertaForMaskedLM"
+FAIRSEQ = "from fairseq.models.roberta import RobertaModel"
 
 
 def programs(models: dict[str, Path]) -> dict[str, list[str]]:
@@ -40,8 +42,11 @@ def programs(models: dict[str, Path]) -> dict[str, list[str]]:
         "import torch": ["-c", "import torch"],
         "import roberta": ["-c", "import roberta"],
         "import roberta.hub": ["-c", "import roberta.hub"],
-        "import transformers' RoBERTa": ["-c", THEIRS],
     }
+    if importlib.util.find_spec("transformers") is not None:
+        rows["import transformers' RoBERTa"] = ["-c", TRANSFORMERS]
+    if fairseq_peer.is_installed():
+        rows["import fairseq's RoBERTa"] = ["-c", FAIRSEQ]
     for command in sorted(entry_points(group="console_scripts"), key=lambda command: command.name):
         if command.module.startswith("roberta_cli."):
             rows[f"{command.name} --help"] = ["-m", command.module, "--help"]
@@ -90,8 +95,6 @@ def main() -> None:
         for preset, folder in models.items():
             make_model(preset, folder)
         rows = programs(models)
-        if importlib.util.find_spec("transformers") is None:
-            rows.pop("import transformers' RoBERTa")
         used: dict[str, list[Usage]] = {name: [] for name in rows}
         works = {name: lambda name=name: used[name].append(run(rows[name])) for name in rows}
         timings = interleaved(works, repeats=given.repeats)

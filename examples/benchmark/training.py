@@ -1,12 +1,13 @@
-"""Measure whole training steps, forward, backward and update, against transformers with the same weights and batches.
+"""Measure whole training steps, forward, backward and update, against peers with the same weights and batches.
 
     python examples/benchmark/training.py
     python examples/benchmark/training.py --preset roberta.base --case pretraining --length 512 --sequences 4
     python examples/benchmark/training.py --preset roberta.base --case finetuning --sequences 32
 
 Pretraining takes blocks of one length with 15 % of the tokens masked, fine-tuning pairs with the lengths of MRPC in
-the order of a shuffled epoch. In evaluation mode both must compute the same loss before a step is timed. `floor` is
-the time of the matrix products alone at the best rate found for the shapes of this model.
+the order of a shuffled epoch. In evaluation mode all must compute the same loss before a step is timed. Peers that are
+not installed are left out: transformers, fairseq. `floor` is the time of the matrix products alone at the best rate
+found for the shapes of this model.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fairseq_peer
 import numpy as np
 import torch
 from measuring import (
@@ -148,6 +150,19 @@ def hugging_face(folder: Path, precision: Any, device: torch.device, *, is_lm: b
     )
 
 
+def fairseq(model: RobertaModel, precision: Any, *, is_lm: bool) -> Trainee:
+    """Return fairseq's model, ready to train with its own criterion and optimizer."""
+    device = next(model.parameters()).device
+    theirs, task = fairseq_peer.twin(model)
+    mean_loss = fairseq_peer.mean_loss(theirs.to(device), task, is_lm=is_lm)
+
+    def loss(batch: Batch) -> Tensor:
+        with autocast(device, precision):
+            return mean_loss(batch.to(device))
+
+    return Trainee(fairseq_peer.NAME, theirs, loss, fairseq_peer.adam(theirs, LR))
+
+
 def trainees(model: RobertaModel, given: argparse.Namespace, precision: str, folder: Path) -> list[Trainee]:
     """Return the engines that are installed, all with the weights of `model`."""
     device = next(model.parameters()).device
@@ -167,6 +182,8 @@ def trainees(model: RobertaModel, given: argparse.Namespace, precision: str, fol
     if importlib.util.find_spec("transformers") is not None:
         hf_format.write(folder, model, Tokenizer.load())
         found += [hugging_face(folder, precision, device, is_lm=is_lm, compiled=compiled) for compiled in ways]
+    if fairseq_peer.is_installed():
+        found.append(fairseq(model, precision, is_lm=is_lm))
     return found
 
 

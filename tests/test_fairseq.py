@@ -156,7 +156,8 @@ def test_binarised_text_has_fairseqs_bytes_and_fairseq_trains_on_it_what_is_open
         *("--encoder-json", made / "encoder.json", "--vocab-bpe", made / "vocab.bpe", "--keep-empty"),
         *("--inputs", text, "--outputs", bpe, "--workers", 1),
     )
-    run("fairseq_cli.preprocess", "--only-source", "--srcdict", made / "dict.txt", "--trainpref", bpe, "--destdir", theirs)
+    dictionary = made / "dict.txt"
+    run("fairseq_cli.preprocess", "--only-source", "--srcdict", dictionary, "--trainpref", bpe, "--destdir", theirs)
     for name in ("train.bin", "train.idx", "dict.txt"):
         assert (made / name).read_bytes() == (theirs / name).read_bytes()
 

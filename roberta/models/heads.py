@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.layout import SequenceLayout
+from roberta.models.dropout import dropout
 from roberta.models.linear import CpuEngine, linear
 from roberta.models.projection import projected_cross_entropy
 from roberta.models.transformer import LAYER_NORM_EPS, Activation, TransformerEncoder, activation, init_weights
@@ -152,9 +152,9 @@ class SequenceHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (M, C) to (M, K)."""
-        x = F.dropout(rows, self.dropout, self.training)
+        x = dropout(rows, self.dropout, self.training)
         x = self.activation(self.dense(x))  # (M, inner_dim)
-        return self.out_proj(F.dropout(x, self.dropout, self.training))
+        return self.out_proj(dropout(x, self.dropout, self.training))
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class TokenHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (M, C) to (M, K)."""
-        return self.out_proj(F.dropout(rows, self.dropout, self.training))
+        return self.out_proj(dropout(rows, self.dropout, self.training))
 
 
 def select_rows(config: Any, layout: SequenceLayout) -> Tensor | None:

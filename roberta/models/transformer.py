@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention, attention_probabilities
+from roberta.models.dropout import dropout
 from roberta.models.linear import Linear
 
 LAYER_NORM_EPS = 1e-5
@@ -118,10 +119,10 @@ class TransformerLayer(nn.Module):
 
     def combine(self, x: Tensor, context: Tensor) -> Tensor:
         """Map the input (T, C) and what attention found in it (T, C) to the output (T, C); row by row, no layout."""
-        context = F.dropout(self.self_attn.out_proj(context), self.dropout, self.training)
+        context = dropout(self.self_attn.out_proj(context), self.dropout, self.training)
         x = self.self_attn_layer_norm(x + context)
-        hidden = F.dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
-        return self.final_layer_norm(x + F.dropout(self.fc2(hidden), self.dropout, self.training))
+        hidden = dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
+        return self.final_layer_norm(x + dropout(self.fc2(hidden), self.dropout, self.training))
 
 
 class TransformerEncoder(nn.Module):
@@ -170,7 +171,7 @@ class TransformerEncoder(nn.Module):
         x = self.embed_tokens(tokens)  # (T, C)
         x = x if perturb is None else perturb(x)
         x = self.layernorm_embedding(x + self.embed_positions(layout.positions + self.first_position))
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
     def forward(
         self,

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from roberta.layout import SequenceLayout
+from roberta.models import attention as attention_module
 from roberta.models.attention import attention, padded_attention
 
 UNEQUAL = [(5, 1, 24, 7), (3, 0, 2), (0, 4, 0), (6, 6, 2, 6), (9, 8, 8, 8, 1, 1)]
@@ -71,6 +73,27 @@ def test_half_precision_stays_half(dropout_p):
     layout = SequenceLayout.from_lengths([3, 2])
     _, q, k, v = (x.bfloat16() for x in random_qkv(layout))
     assert attention(q, k, v, layout, dropout_p=dropout_p).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("lengths", [(5, 1, 7), (6, 6)])
+def test_dropout_falls_on_the_probabilities(lengths, monkeypatch):
+    """With masks that depend on a probability's place in its sequence alone."""
+    layout = SequenceLayout.from_lengths(lengths)
+    qkv, q, k, v = random_qkv(layout, requires_grad=True)
+
+    def keep(length):
+        return torch.from_numpy(np.random.default_rng(length).random((length, length)) >= 0.3) / 0.7
+
+    monkeypatch.setattr(attention_module, "dropout", lambda x, p: x * keep(x.shape[-1]))
+    rows = []
+    for part in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):
+        one, two, three = (x.transpose(0, 1) for x in part)  # (H, S, D)
+        shares = (one @ two.transpose(1, 2) / math.sqrt(8)).softmax(dim=-1) * keep(one.shape[1])
+        rows.append((shares @ three).transpose(0, 1))
+    mine = attention(q, k, v, layout, dropout_p=0.3)
+    torch.testing.assert_close(mine, torch.cat(rows), atol=1e-12, rtol=0)
+    expected = torch.autograd.grad(torch.cat(rows).sin().sum(), qkv, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(mine.sin().sum(), qkv), expected, atol=1e-12, rtol=0)
 
 
 def test_a_batch_without_tokens_has_no_features():

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from roberta.errors import CheckpointError, ConfigError
 from roberta.layout import SequenceLayout
+from roberta.models import heads
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import PRESETS, RobertaConfig, RobertaModel, preset_config
 
@@ -146,6 +146,6 @@ def test_the_heads_own_options_act(tiny_config, monkeypatch):
     for one, other in zip(*outputs.values(), strict=True):
         assert not torch.equal(one, other)
     seen = []
-    monkeypatch.setattr(F, "dropout", lambda x, p, training: seen.append((tuple(x.shape), p, training)) or x)
+    monkeypatch.setattr(heads, "dropout", lambda x, p, training: seen.append((tuple(x.shape), p, training)) or x)
     model.heads["topic"].train()(torch.randn(1, tiny_config.embed_dim))
     assert seen == [((1, 24), 0.5, True), ((1, 24), 0.5, True)]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from roberta.layout import SequenceLayout
+from roberta.models import transformer
 from roberta.models.attention import attention
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.models.transformer import Activation
@@ -74,7 +75,7 @@ def test_train_mode_equals_the_twin_with_the_same_dropout_masks(tiny_config, mon
         calls.append(p)
         return x * torch.from_numpy(keep(len(calls), x.shape[-1], p))
 
-    monkeypatch.setattr(F, "dropout", fake_dropout)
+    monkeypatch.setattr(transformer, "dropout", fake_dropout)
     rows = sequences()
     tokens, layout = packed(rows)
     ours = model.encoder(tokens, layout).detach().numpy()

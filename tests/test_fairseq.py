@@ -5,6 +5,7 @@
 What it computes on the same weights, the files that go from either to the other, and the bytes of a binarised text.
 """
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -112,6 +113,20 @@ def random_batch(seed: int, *, is_lm: bool) -> Batch:
     return Batch(tokens, layout, select, targets, len(targets), (0, 1, 2, 3))
 
 
+def gradients_of(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy whose parameters are the gradients of the model's, 0 where there is none."""
+    found = copy.deepcopy(model)
+    for mine, parameter in zip(found.parameters(), model.parameters(), strict=True):
+        mine.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+    return found
+
+
+def in_their_names(peer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters of a model of ours, or of theirs, under fairseq's names."""
+    theirs = peer.twin(model)[0] if isinstance(model, RobertaModel) else model
+    return {name: parameter.detach() for name, parameter in theirs.named_parameters()}
+
+
 @pytest.mark.parametrize("is_lm", [True, False])
 def test_losses_gradients_and_twenty_updates_are_fairseqs(peer, model, is_lm):
     theirs, task = peer.twin(model)
@@ -125,7 +140,6 @@ def test_losses_gradients_and_twenty_updates_are_fairseqs(peer, model, is_lm):
     ours, other = adam(AdamConfig(weight_decay=0.01), list(model.named_parameters())), peer.adam(theirs, LR)
     for group in ours.param_groups:
         group["lr"] = LR
-    embedding = "encoder.sentence_encoder.embed_tokens.weight"
     losses = []
     for update in range(20):
         batch = random_batch(update % 2, is_lm=is_lm)
@@ -135,14 +149,13 @@ def test_losses_gradients_and_twenty_updates_are_fairseqs(peer, model, is_lm):
         loss.backward()
         expected.backward()
         if update == 0:
-            gradient = dict(theirs.named_parameters())[embedding].grad
-            torch.testing.assert_close(model.encoder.embed_tokens.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+            gradients = in_their_names(peer, gradients_of(model))
+            torch.testing.assert_close(gradients, in_their_names(peer, gradients_of(theirs)), rtol=1e-4, atol=1e-6)
         for optimizer in (ours, other):
             optimizer.step()
             optimizer.zero_grad()
     assert losses[-1] < 0.9 * losses[1]  # of the same batch
-    moved = model.encoder.embed_tokens.weight - theirs.state_dict()[embedding]
-    assert moved.abs().mean() < LR / 100
+    torch.testing.assert_close(in_their_names(peer, model), in_their_names(peer, theirs), rtol=0, atol=LR / 4)
 
 
 def test_binarised_text_has_fairseqs_bytes_and_fairseq_trains_on_it_what_is_opened_here(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from roberta.bpe import GPT2BPE
-from roberta.checkpoint import fairseq_writer
+from roberta.checkpoint import fairseq_writer, pickles
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.tokenizer import Tokenizer
 from roberta.layout import Batch
@@ -51,7 +51,7 @@ def twin(model: RobertaModel) -> tuple[nn.Module, Any]:
         fairseq_writer.write(folder, model, Tokenizer.load())
         dictionary = Dictionary.load(str(folder / FILE_NAME))
         dictionary.add_symbol("<mask>")
-        state = torch.load(folder / fairseq_writer.MODEL, weights_only=False)  # written above
+        state = pickles.load(folder / fairseq_writer.MODEL, "fairseq checkpoint")
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, label_dictionary=None)
     theirs = TheirModel.build_model(state["args"], task)
     for name, config in model.head_configs.items():
@@ -67,7 +67,7 @@ def features(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def mean_loss(model: nn.Module, task: Any, *, is_lm: bool) -> Callable[[Batch], Tensor]:
-    """Return fairseq's own criterion as a function of a batch, a mean over targets."""
+    """Return fairseq's own criterion as a function of a batch, a mean over targets; for a head it is called "topic"."""
     from fairseq.criterions.masked_lm import MaskedLmConfig, MaskedLmLoss
     from fairseq.criterions.sentence_prediction import SentencePredictionConfig, SentencePredictionCriterion
 
@@ -104,7 +104,7 @@ def encoder(bpe: GPT2BPE) -> Callable[[list[str]], list[int]]:
 
 
 def adam(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Return fairseq's Adam with the settings of its RoBERTa."""
+    """Return fairseq's Adam with the settings of its RoBERTa: a loop over parameters, where there is no apex."""
     from fairseq.optim.adam import FairseqAdam
     from omegaconf import OmegaConf
 

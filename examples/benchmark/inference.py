@@ -353,7 +353,11 @@ def main() -> None:
     parser.add_argument(
         "--precision", nargs="+", choices=LEAST_COSINE, default=["fp32"], help="number formats (default: fp32)"
     )
-    parser.add_argument("--compile", action="store_true", help="compiled forms of both torch models too")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compiled forms of ours and transformers' too",
+    )
     add_engine_option(parser)
     add_timing_options(parser)
     given = parser.parse_args()

@@ -7,7 +7,8 @@ The first table has the linear maps, and the vocabulary projection of masked tok
 oneDNN's with weights laid out beforehand (`packed`); and GELU after them, in new memory, in that of its input, or
 within oneDNN's product. Figures are GFLOP/s of the products alone, whatever else a row computes. Which is the fastest
 depends on the processor, and is what `--cpu-engine auto` measures. The second table has the rounding of inputs to
-uint8, directly and by way of int16, in nanoseconds for each number.
+uint8, directly and by way of int16, in nanoseconds for each number. The third has dropout, and attention with and
+without it, forward and backward, in milliseconds: torch's and ours.
 """
 
 import argparse
@@ -19,11 +20,16 @@ import torch.nn.functional as F
 from measuring import Row, add_timing_options, interleaved, show
 from torch import Tensor
 
+from roberta.layout import SequenceLayout
+from roberta.models.attention import attention
+from roberta.models.dropout import dropout
 from roberta.models.linear import linear
 from roberta.models.quantization import rounded_inputs
 from roberta.models.roberta import preset_config
 
 MASKED = 0.15  # of the tokens: the rows that the vocabulary projection has in pretraining
+LENGTH = 128  # tokens of a sequence
+RATE = 0.1  # of dropout
 
 
 def works(x: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Callable[[], Tensor]]:
@@ -68,6 +74,35 @@ def measure_rounding(rows: int, inputs: int, given: argparse.Namespace) -> Row:
     return {"tokens": rows, "inputs": inputs, **times}
 
 
+def measure_dropout(rows: int, heads: int, width: int, given: argparse.Namespace) -> Row:
+    """Return the row of one batch, in sequences of 128 tokens."""
+    lengths = [LENGTH] * -(-rows // LENGTH)
+    layout = SequenceLayout.from_lengths(lengths)
+    x = torch.randn(layout.num_tokens, width, requires_grad=True)
+    qkv = torch.randn(layout.num_tokens, 3, heads, width // heads, requires_grad=True)
+
+    def there_and_back(work: Callable[[], Tensor]) -> None:
+        work().sum().backward()
+
+    def torchs(p: float) -> Tensor:
+        q, k, v = (part.unflatten(0, (len(lengths), LENGTH)).transpose(1, 2) for part in qkv.unbind(1))
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).flatten(0, 1)
+
+    works: dict[str, Callable[[], Tensor]] = {
+        "dropout, torch": lambda: F.dropout(x, RATE),
+        "dropout, ours": lambda: dropout(x, RATE),
+        "attention, torch": lambda: torchs(RATE),
+        "attention, ours": lambda: attention(*qkv.unbind(1), layout, dropout_p=RATE),
+        "without dropout": lambda: torchs(0.0),
+    }
+    timings = interleaved(
+        {name: partial(there_and_back, work) for name, work in works.items()},
+        repeats=given.repeats,
+        processor_time=given.processor_time,
+    )
+    return {"tokens": layout.num_tokens, **{name: 1e3 * timing.median for name, timing in timings.items()}}
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +120,7 @@ def main() -> None:
     show(maps, as_json=given.json)
     rounding = [measure_rounding(rows, inputs, given) for rows in given.rows for inputs in (width, inner)]
     show(rounding, as_json=given.json)
+    show([measure_dropout(rows, config.attention_heads, width, given) for rows in given.rows], as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -23,37 +23,33 @@ import fairseq_peer
 import numpy as np
 from measuring import Row, show
 
-from roberta.bpe.gpt2 import GPT2BPE
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.encoding import num_cores
 from roberta.data.sample import sample_corpus
 from roberta.data.tokenizer import Tokenizer
 
 COPIES = 8
-Preprocess = Callable[[Path, Path, int], object]  # text, folder for train.bin and train.idx, number of processes
+Preprocess = Callable[[Path, Path, Path, int], object]  # vocabulary, text, where to, number of processes
 
 
-def ours(text: Path, folder: Path, workers: int) -> None:
-    """Binarise with roberta-preprocess."""
+def ours(vocab: Path, text: Path, folder: Path, workers: int) -> None:
+    """Binarise with roberta-preprocess, which has RoBERTa's vocabulary."""
     run_module("roberta_cli.preprocess", "--trainpref", text, "--destdir", folder, "--workers", workers)
 
 
-def fairseq(text: Path, folder: Path, workers: int) -> None:
+def fairseq(vocab: Path, text: Path, folder: Path, workers: int) -> None:
     """Binarise with fairseq, by way of a text file of BPE symbols."""
-    with tempfile.TemporaryDirectory() as name:
-        temporary = Path(name)
-        GPT2BPE.load().save(temporary)
-        Tokenizer.load().dictionary.save(temporary / FILE_NAME)
-        run_module(
-            "fairseq.examples.roberta.multiprocessing_bpe_encoder",
-            *("--encoder-json", temporary / "encoder.json", "--vocab-bpe", temporary / "vocab.bpe"),
-            *("--inputs", text, "--outputs", temporary / "text.bpe", "--keep-empty", "--workers", workers),
-        )
-        run_module(
-            "fairseq_cli.preprocess",
-            *("--only-source", "--srcdict", temporary / FILE_NAME, "--trainpref", temporary / "text.bpe"),
-            *("--destdir", folder, "--workers", workers),
-        )
+    symbols = folder.with_suffix(".bpe")
+    run_module(
+        "fairseq.examples.roberta.multiprocessing_bpe_encoder",
+        *("--encoder-json", vocab / "encoder.json", "--vocab-bpe", vocab / "vocab.bpe"),
+        *("--inputs", text, "--outputs", symbols, "--keep-empty", "--workers", workers),
+    )
+    run_module(
+        "fairseq_cli.preprocess",
+        *("--only-source", "--srcdict", vocab / FILE_NAME, "--trainpref", symbols),
+        *("--destdir", folder, "--workers", workers),
+    )
 
 
 def run_module(module: str, *arguments: object) -> None:
@@ -65,10 +61,10 @@ def run_module(module: str, *arguments: object) -> None:
         sys.exit(f"{module} failed: {finished.stderr}")
 
 
-def measure(name: str, work: Preprocess, text: Path, folder: Path, workers: int) -> tuple[Row, str]:
+def measure(name: str, work: Preprocess, vocab: Path, text: Path, folder: Path, workers: int) -> tuple[Row, str]:
     """Return a row of the table, and the digest of the files written."""
     wall, processor = time.perf_counter(), _processor_seconds()
-    work(text, folder, workers)
+    work(vocab, text, folder, workers)
     wall, processor = time.perf_counter() - wall, _processor_seconds() - processor
     size = text.stat().st_size / 1e6
     binary, index = folder / "train.bin", folder / "train.idx"
@@ -102,12 +98,14 @@ def main() -> None:
         programs[fairseq_peer.NAME] = fairseq
     rows, digests = [], set()
     with tempfile.TemporaryDirectory() as name:
-        text = given.text or Path(name) / "sample.txt"
+        vocab, text = Path(name) / "vocab", given.text or Path(name) / "sample.txt"
+        vocab.mkdir()
+        Tokenizer.load().save(vocab)
         if given.text is None:
             text.write_text(sample_corpus("train") * COPIES, encoding="utf-8")
         for program, work in programs.items():
             for workers in given.workers:
-                row, digest = measure(program, work, text, Path(name) / f"{program}{workers}", workers)
+                row, digest = measure(program, work, vocab, text, Path(name) / f"{program}{workers}", workers)
                 rows.append(row)
                 digests.add(digest)
     if len(digests) > 1:

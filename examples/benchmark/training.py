@@ -151,7 +151,7 @@ def hugging_face(folder: Path, precision: Any, device: torch.device, *, is_lm: b
 
 
 def fairseq(model: RobertaModel, precision: Any, *, is_lm: bool) -> Trainee:
-    """Return fairseq's model, ready to train with its own criterion and optimizer."""
+    """Return fairseq's model, ready to train with its own criterion and optimizer; in bf16 as with its --amp."""
     device = next(model.parameters()).device
     theirs, task = fairseq_peer.twin(model)
     mean_loss = fairseq_peer.mean_loss(theirs.to(device), task, is_lm=is_lm)
@@ -263,7 +263,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pairs of a step of fine-tuning")
     parser.add_argument("--precision", nargs="+", choices=LOSS_TOLERANCE, default=["fp32"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1], help="rates (default: 0.1)")
-    parser.add_argument("--compile", action="store_true", help="compiled forms of both too")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compiled forms of ours and transformers' too",
+    )
     add_engine_option(parser)
     add_timing_options(parser)
     given = parser.parse_args()

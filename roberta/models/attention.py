@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from roberta.layout import SequenceLayout
-from roberta.models.dropout import dropout
+from roberta.models.dropout import draws_itself, dropout
 
-# What torch's flash attention takes.
 _HALF = (torch.float16, torch.bfloat16)
+# What torch's flash attention takes, in half precision.
 _WIDEST_HEAD = 256
 _LEAST_CAPABILITY = (8, 0)
+_MANY = 2**30  # scores, more than torch is left with on a CPU
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropout_p: float = 0.0) -> Tensor:
@@ -41,7 +42,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *,
     """
     mask = None if layout.is_uniform else layout.is_token[:, None, None, :]  # (B, 1, 1, S)
     q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))  # (B, H, S, D)
-    context = _scaled_dot_product(q, k, v, mask, dropout_p)  # (B, H, S, D)
+    context = _scaled_dot_product(q, k, v, mask=mask, dropout_p=dropout_p)  # (B, H, S, D)
     return layout.pack(context.transpose(1, 2))  # (T, H, D)
 
 
@@ -55,22 +56,29 @@ def _attention_by_run(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *
     contexts = []
     for run, *parts in zip(layout.runs, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
         q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in parts)  # (B, H, S, D)
-        context = _scaled_dot_product(q, k, v, None, dropout_p)
+        context = _scaled_dot_product(q, k, v, mask=None, dropout_p=dropout_p)
         contexts.append(context.transpose(1, 2).flatten(0, 1))
     return torch.cat(contexts)  # (T, H, D)
 
 
-def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float) -> Tensor:
+def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, dropout_p: float) -> Tensor:
     """Compute the attention of heads (B, H, S, D); the mask, (B, 1, 1, S), is True where there is something to see.
 
-    With dropout torch has no kernel of its own on a CPU. Written out here, without its care for rows that see nothing
-    and with cheaper masks, a pass there and back takes 0.66 to 0.83 of its time (8 x 128 and 16 x 54 tokens, one AVX2
-    core, torch 2.13, 2026-11-28). In half precision it is torch that computes, and has its scores in fp32.
+    Written out it is without torch's care for rows that see nothing, and its masks of dropout are cheaper.
     """
-    if not dropout_p or mask is not None or q.device.type != "cpu" or q.dtype in _HALF:
+    num_scores = q.shape[:-1].numel() * k.shape[-2]
+    if mask is not None or not _is_written_out(num_scores, q.device, q.dtype, dropout_p=dropout_p):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, H, S, S)
     return dropout(scores.softmax(dim=-1), dropout_p) @ v
+
+
+def _is_written_out(num_scores: int, device: torch.device, dtype: torch.dtype, *, dropout_p: float) -> bool:
+    """Return whether to compute attention here: with dropout torch has no kernel of its own on a CPU.
+
+    In half precision it is torch that computes there too, and has its scores in fp32.
+    """
+    return dropout_p > 0.0 and dtype not in _HALF and draws_itself(num_scores, device)
 
 
 def _has_variable_length_kernel(q: Tensor) -> bool:
@@ -93,8 +101,11 @@ def _variable_length_attention(q: Tensor, k: Tensor, v: Tensor, layout: Sequence
 def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int, dropout_p: float) -> str:
     """Return which of torch's kernels computes the attention of training on a device, for blocks of one length.
 
-    width: of a head. It is found by asking torch for small tensors of the kind; nothing is computed.
+    width: of a head. It is found by asking torch for small tensors of the kind; nothing is computed. "products
+    written out" is no kernel of torch's, but the products and the softmax one after the other.
     """
+    if _is_written_out(_MANY, device, dtype, dropout_p=dropout_p):
+        return "products written out"
     q = torch.empty(1, heads, 64, width, device=device, dtype=dtype, requires_grad=True)
     chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, dropout_p=dropout_p))
     return chosen.name.removesuffix("_ATTENTION").lower()

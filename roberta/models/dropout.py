@@ -1,31 +1,66 @@
 """Dropout, with cheap random numbers on a CPU (arXiv:1207.0580)."""
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from roberta.errors import ConfigError
+
+_LEAST = 2**14  # elements; for fewer, making a generator takes longer than torch's draws
 _DRAWS = 2**32  # a draw is 32 bits, so a rate is met to 1e-10
 
 
-def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
+def check_rates(config: Any, *names: str) -> None:
+    """Refuse a config whose fields of these names are no chances to drop something.
+
+    Raises:
+        ConfigError: one of them is outside [0, 1).
+    """
+    for name in names:
+        if not 0.0 <= getattr(config, name) < 1.0:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must lie in [0, 1)")
+
+
+def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
     """Set each element to 0 with chance p, and divide the others by 1 - p; return x itself outside of training.
 
-    Everywhere the masks follow from torch's random state. On a CPU that gives no more than the seed of a generator of
-    numpy's: that takes a third to a quarter of the time (262,144 elements: 0.8 ms in the place of 3.2; one AVX2 core,
-    torch 2.13, 2026-11-28).
+    Masks always follow from torch's random state. Where `draws_itself` says so, that gives no more than the seed of a
+    generator of numpy's, which takes a third to a quarter of the time: `examples/benchmark/kernels.py`.
     """
     if not training or p == 0.0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not draws_itself(x.numel(), x.device):
         return F.dropout(x, p)
     return x * torch.from_numpy(_factors(x.numel(), p, x.dtype)).view(x.shape).to(x.dtype)
 
 
+def draws_itself(count: int, device: torch.device) -> bool:
+    """Return whether `dropout` draws so many elements by itself: on a CPU where torch is slow at it."""
+    return device.type == "cpu" and count >= _LEAST and not torch.compiler.is_compiling() and torch_draws_one_by_one()
+
+
+@cache
+def torch_draws_one_by_one() -> bool:
+    """Return whether torch draws the masks of a CPU number by number, in one thread.
+
+    On processors of Intel's it leaves them to all threads of MKL, for one number of its own generator.
+    """
+    states = []
+    for count in (1000, 2000):
+        generator = torch.Generator().manual_seed(0)
+        torch.empty(count, device="cpu").bernoulli_(0.5, generator=generator)
+        states.append(generator.get_state())
+    return not torch.equal(*states)
+
+
 def _factors(count: int, p: float, dtype: torch.dtype) -> NDArray[np.floating]:
     """Return what as many elements are multiplied by: 0 or 1 / (1 - p)."""
-    seed = int(torch.randint(2**63 - 1, ()))
+    seed = int(torch.randint(2**63 - 1, (), device="cpu"))  # on the host, as the mask is
     draws = np.random.SFC64(seed).random_raw((count + 1) // 2).view(np.uint32)[:count]
     kept = draws >= np.uint32(min(round(p * _DRAWS), _DRAWS - 1))
     wide = np.float64 if dtype == torch.float64 else np.float32

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.layout import SequenceLayout
-from roberta.models.dropout import dropout
+from roberta.models.dropout import check_rates, dropout
 from roberta.models.linear import CpuEngine, linear
 from roberta.models.projection import projected_cross_entropy
 from roberta.models.transformer import LAYER_NORM_EPS, Activation, TransformerEncoder, activation, init_weights
@@ -99,6 +99,7 @@ class ClassificationHeadConfig:
 
     def __post_init__(self) -> None:
         _check_classes("classification", self.num_classes, self.labels)
+        check_rates(self, "dropout")
 
     @property
     def num_outputs(self) -> int:
@@ -120,6 +121,7 @@ class RegressionHeadConfig:
     def __post_init__(self) -> None:
         if not self.minimum < self.maximum:
             raise ConfigError(f"minimum is {self.minimum}, maximum {self.maximum}; the minimum must be the smaller one")
+        check_rates(self, "dropout")
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,9 @@ class ChoiceHeadConfig:
     inner_dim: int | None = option(None, help=_INNER_DIM)
     activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
     dropout: float = option(0.0, help=_POOLER_DROPOUT)
+
+    def __post_init__(self) -> None:
+        check_rates(self, "dropout")
 
 
 @HEADS.register("classification", ClassificationHeadConfig)
@@ -152,9 +157,9 @@ class SequenceHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (M, C) to (M, K)."""
-        x = dropout(rows, self.dropout, self.training)
+        x = dropout(rows, self.dropout, training=self.training)
         x = self.activation(self.dense(x))  # (M, inner_dim)
-        return self.out_proj(dropout(x, self.dropout, self.training))
+        return self.out_proj(dropout(x, self.dropout, training=self.training))
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ class TaggingHeadConfig:
 
     def __post_init__(self) -> None:
         _check_classes("tagging", self.num_classes, self.labels)
+        check_rates(self, "dropout")
 
     @property
     def num_outputs(self) -> int:
@@ -181,6 +187,9 @@ class SpanHeadConfig:
     rows: ClassVar[Rows] = "all"
     dropout: float = option(0.0, help=_DROPOUT)
     answerable: bool = option(False, help="a third output, which counts at <s>: the logit of there being a span at all")
+
+    def __post_init__(self) -> None:
+        check_rates(self, "dropout")
 
     @property
     def num_outputs(self) -> int:
@@ -199,7 +208,7 @@ class TokenHead(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (M, C) to (M, K)."""
-        return self.out_proj(dropout(rows, self.dropout, self.training))
+        return self.out_proj(dropout(rows, self.dropout, training=self.training))
 
 
 def select_rows(config: Any, layout: SequenceLayout) -> Tensor | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from roberta.config import option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
+from roberta.models.dropout import check_rates
 from roberta.models.initialisation import look_nearby
 from roberta.models.linear import CPU_ENGINES, CpuEngine, CpuEngineChoice, Linear, fastest_engine, obstacle
 from roberta.models.quantization import Int8Linear, refuse_to_move, to_int8
@@ -54,9 +55,7 @@ class RobertaConfig:
         for name, largest in LARGEST.items():
             if not 1 <= getattr(self, name) <= largest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1 and at most {largest}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        check_rates(self, "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")
         if self.embed_dim % self.attention_heads:
             raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of attention_heads {self.attention_heads}")
         if not 0 <= self.padding_idx < self.vocab_size:

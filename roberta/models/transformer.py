@@ -119,10 +119,11 @@ class TransformerLayer(nn.Module):
 
     def combine(self, x: Tensor, context: Tensor) -> Tensor:
         """Map the input (T, C) and what attention found in it (T, C) to the output (T, C); row by row, no layout."""
-        context = dropout(self.self_attn.out_proj(context), self.dropout, self.training)
+        context = dropout(self.self_attn.out_proj(context), self.dropout, training=self.training)
         x = self.self_attn_layer_norm(x + context)
-        hidden = dropout(self.activation(self.fc1(x)), self.activation_dropout, self.training)  # (T, ffn_embed_dim)
-        return self.final_layer_norm(x + dropout(self.fc2(hidden), self.dropout, self.training))
+        hidden = self.activation(self.fc1(x))  # (T, ffn_embed_dim)
+        hidden = dropout(hidden, self.activation_dropout, training=self.training)
+        return self.final_layer_norm(x + dropout(self.fc2(hidden), self.dropout, training=self.training))
 
 
 class TransformerEncoder(nn.Module):
@@ -171,7 +172,7 @@ class TransformerEncoder(nn.Module):
         x = self.embed_tokens(tokens)  # (T, C)
         x = x if perturb is None else perturb(x)
         x = self.layernorm_embedding(x + self.embed_positions(layout.positions + self.first_position))
-        return dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, training=self.training)
 
     def forward(
         self,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from roberta import manifest
+from roberta import identity, manifest
 from roberta.checkpoint import native
 from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.distributed import SINGLE, World
 from roberta.errors import CheckpointError, ConfigError, DataError, StorageError, TrainingError
-from roberta.identity import conditions, settle_engine
+from roberta.identity import conditions, settle_engine, warn_of_conditions
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import PolynomialDecayConfig
@@ -189,6 +189,15 @@ def test_a_run_goes_on_with_the_engine_that_was_measured_at_its_start(recipe, ca
     assert trainer.model.cpu_engine == "numpy"
     Trainer(with_options(recipe, max_update=3, resume=True, cpu_engine="torch")).train()
     assert "other conditions (cpu_engine was numpy, is torch)" in caplog.text
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_who_draws_the_masks_of_dropout_is_a_condition_and_was_torch_at_first(serial, caplog, monkeypatch):
+    monkeypatch.setattr(identity, "torch_draws_one_by_one", lambda: serial)
+    found = conditions(SINGLE, "torch")
+    assert found["dropout"] == ("numpy" if serial else "torch")
+    warn_of_conditions({name: value for name, value in found.items() if name != "dropout"}, found)
+    assert ("other conditions (dropout was torch, is numpy)" in caplog.text) == serial
 
 
 @pytest.mark.parametrize(("recorded", "measured", "taken"), [(None, "numpy", "torch"), ("onednn", "numpy", "numpy")])

@@ -19,6 +19,13 @@ from roberta.models.heads import (
 from roberta.models.roberta import RobertaConfig
 
 MANY = 2**14  # elements whose masks are not torch's
+draws_one_by_one = dropout_module.torch_draws_one_by_one.__wrapped__
+
+
+@pytest.fixture(autouse=True)
+def slow_torch(monkeypatch):
+    """Test the masks made here, on processors too where torch's own are taken."""
+    monkeypatch.setattr(dropout_module, "torch_draws_one_by_one", lambda: True)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.125, 0.5, 1 / 3, 1e-3])
@@ -120,7 +127,7 @@ def test_small_masks_are_torchs_and_all_where_it_draws_in_parallel(count, serial
 def test_it_is_told_how_torch_draws(draws, monkeypatch):
     """One draw whatever the size is how it looks with MKL; made up here."""
     monkeypatch.setattr(torch.Tensor, "bernoulli_", lambda x, p, generator: torch.rand(draws(x), generator=generator))
-    assert dropout_module.torch_draws_one_by_one.__wrapped__() == (draws(torch.ones(3)) == 3)
+    assert draws_one_by_one() == (draws(torch.ones(3)) == 3)
 
 
 def test_a_compiled_model_has_torchs_own_dropout():
@@ -129,8 +136,7 @@ def test_a_compiled_model_has_torchs_own_dropout():
     assert torch.equal(compiled(torch.ones(MANY)), by_torch(MANY))
 
 
-def test_masks_of_a_cpu_are_drawn_on_it_whatever_the_default_device(monkeypatch):
-    monkeypatch.setattr(dropout_module, "torch_draws_one_by_one", lambda: True)
+def test_masks_of_a_cpu_are_drawn_on_it_whatever_the_default_device():
     x = torch.ones(MANY)
     with torch.device("meta"):
         assert 0 < (dropout(x, 0.5) == 0).sum() < MANY

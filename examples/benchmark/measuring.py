@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from roberta.models.linear import CpuEngineChoice, numpy_product
 from roberta.models.roberta import RobertaConfig
+from roberta_cli.entry import HUGE_PAGES
 
 Row = dict[str, Any]
 
@@ -218,7 +219,8 @@ def machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    pages = ", huge pages" * (os.environ.get(HUGE_PAGES) == "1")
+    return f"{platform.machine()} {capability}, {torch.get_num_threads()} threads{pages}, torch {torch.__version__}"
 
 
 def origin() -> Row:

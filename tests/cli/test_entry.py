@@ -265,3 +265,33 @@ def test_a_reader_that_leaves_is_no_error():
     command = f'{sys.executable} -c "{code}" | head -c 1; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("{", "", entry.BROKEN_PIPE)
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SMAPS = Path("/proc/self/smaps_rollup")
+FILL = """
+import sys
+from pathlib import Path
+from roberta_cli.train import run
+
+def command(argv):
+    import torch
+    block = torch.ones(64, 2**20, dtype=torch.uint8)
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return {"huge_kilobytes": int(text.split("AnonHugePages:")[1].split()[0]), "bytes": block.nbytes}
+
+sys.exit(run(command, []))
+"""
+
+
+@pytest.mark.skipif(
+    not SMAPS.exists() or not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="huge pages on request, as most Linux systems have them",
+)
+@pytest.mark.parametrize(("given", "has_huge"), [({}, True), ({entry.HUGE_PAGES: "0"}, False)])
+def test_large_blocks_are_in_huge_pages_unless_the_environment_says_otherwise(given, has_huge):
+    environment = {name: value for name, value in os.environ.items() if name != entry.HUGE_PAGES}
+    done = subprocess.run(
+        [sys.executable, "-c", FILL], env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert (json.loads(done.stdout)["huge_kilobytes"] >= 2**15) == has_huge

@@ -133,9 +133,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         if len(combinations) > 1 and trainer.world.is_main:
             logger.info("lr %g, seed %d", lr, seed)
         metrics = _train(trainer)
-        position = trainer.position
-        best = metrics[trainer.valid_samples.metric] if position.best is None else position.best
-        runs.append(Run(lr, seed, folder, position.best_update, best, position.seconds))
+        runs.append(_described(trainer, metrics))
     if not trainer.world.is_main:
         return None
     best_run = best_of(runs, maximise=trainer.valid_samples.maximise)
@@ -158,6 +156,18 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     return report
 
 
+def _described(trainer: Trainer, last: dict[str, float]) -> Run:
+    """Return what came of a run: the figure and the update of the model it leaves, the best or the last validated.
+
+    last: the metrics of its last validation.
+    """
+    config, position = trainer.config, trainer.position
+    update, value = position.num_updates, last[trainer.valid_samples.metric]
+    if position.best is not None and (config.save_dir / native.BEST).is_dir():
+        update, value = position.best_update, position.best
+    return Run(trainer.recipe.schedule.lr, config.seed, config.save_dir, update, value, position.seconds)
+
+
 def _train(trainer: Trainer) -> dict[str, float]:
     """Train, and return the metrics of the last validation; a signal during the last update or after it counts too."""
     with Interruption() as interruption:
@@ -176,10 +186,13 @@ def _variant(recipe: Recipe, lr: float, seed: int, folder: Path) -> Recipe:
 
 
 def _take_over(source: Path, target: Path) -> None:
-    """Make a folder of links to the files of another one."""
+    """Make a folder of links to the files of another one, of copies where the file system has no links."""
     with replacing(target, native.MANIFEST) as temporary:
         for path in source.iterdir():
-            os.link(path, temporary / path.name)
+            try:
+                os.link(path, temporary / path.name)
+            except OSError:
+                shutil.copy2(path, temporary / path.name)
 
 
 def _model_of(run_dir: Path) -> Path:

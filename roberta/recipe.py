@@ -102,6 +102,11 @@ class TrainerConfig:
             raise ConfigError(f"--update-freq is {self.update_freq}; it takes numbers of at least 1")
         if self.cpu_engine != "torch":
             self._check_engine_fits()
+        if self.ema_decay and not self.keep_best:
+            raise ConfigError(
+                "--ema-decay without --keep-best: checkpoints hold the weights that are trained, and their average, "
+                "which is what is validated, would be lost; add --keep-best"
+            )
         if self.max_update is None and self.max_epoch is None:
             raise ConfigError("give --max-update, --max-epoch or both")
         if self.batch_size is None and self.max_tokens is None:

@@ -69,13 +69,13 @@ class RunFolder:
                 yield
 
     def check_is_free(self) -> None:
-        """Refuse a folder that holds a run already, if that is not to be resumed.
+        """Refuse a folder that holds a run already, or the best model of one, if that is not to be resumed.
 
         Raises:
             ConfigError: it does.
         """
         save_dir = self._config.save_dir
-        if not self._config.resume and native.steps(save_dir):
+        if not self._config.resume and (native.steps(save_dir) or (save_dir / native.BEST).exists()):
             raise ConfigError(
                 f"{save_dir} already holds a run; add --resume to go on with it, or choose another --save-dir"
             )
@@ -90,6 +90,8 @@ class RunFolder:
         """
         save_dir = self._config.save_dir
         native.forget_after(save_dir, num_updates)
+        if self.resumed_from is None:
+            self.forget_best()  # of a run that ended before its first checkpoint
         forget_after(save_dir / LOG, num_updates)
         described: dict[str, Any] = {"command": sys.argv, "versions": versions(), "recipe": recipe}
         if self.resumed_from is not None and (earlier := _earlier_starts(save_dir / RUN, num_updates)):
@@ -135,6 +137,14 @@ class RunFolder:
         """
         self._writer.wait()
         native.save(self._config.save_dir / native.BEST, model, tokenizer, weights=weights)
+
+    def forget_best(self) -> None:
+        """Delete the best model so far, if there is one, where a better one is not kept.
+
+        Raises:
+            StorageError: it can't be deleted.
+        """
+        native.forget_best(self._config.save_dir)
 
     def check(self) -> None:
         """Raise what writing the last checkpoint raised, if it has ended; this waits for nothing."""

@@ -255,7 +255,7 @@ class Trainer:
         with self.meter.paused():
             metrics = self._evaluate()
             value, maximise = metrics[self.valid_samples.metric], self.valid_samples.maximise
-            if self.position.take_validation(value, maximise=maximise) and self.config.keep_best:
+            if self.position.take_validation(value, maximise=maximise):
                 self._save_best()
         if self.world.is_main:
             logs.write("valid", metrics)
@@ -397,7 +397,11 @@ class Trainer:
                 )
 
     def _save_best(self) -> None:
-        """Write the model alone, as it was validated, in the place of the best one so far."""
+        """Write the model alone, as it was validated, in the place of the last best one, which goes if none is kept."""
+        if not self.config.keep_best:
+            if self.world.is_main:
+                self.run_folder.forget_best()
+            return
         with self._averaged():
             weights = self._weights()
             if self.world.is_main:

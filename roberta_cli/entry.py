@@ -25,8 +25,8 @@ Command = Callable[[Sequence[str]], Result | None]  # from arguments to what is 
 
 VERSION = "--version"
 
-# Read by torch when it first asks for memory: blocks of 2 MB and more are then asked for in huge pages, where the system
-# grants them (Linux). A step of training on a CPU spends a tenth of its time less on new pages.
+# Read by torch when it first asks for memory: it then wants blocks of 2 MB and more in huge pages, where the system
+# grants them (Linux). Small pages take about a tenth of the time of a step of training on a CPU.
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 _MISSING = "the following arguments are required"

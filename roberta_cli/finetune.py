@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from roberta_cli.results import Result
 if TYPE_CHECKING:
     from roberta.pretrained import Pretrained
 
+_LENGTHS = ("--max-update", "--max-epoch")  # of a run; the shorter one counts
+
 DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best checkpoint, predict, and write a report.
 
   cola sst2 mrpc stsb qqp mnli qnli rte wnli boolq cb wic
@@ -40,7 +42,7 @@ DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best check
                   what a pronoun or a blank stands for
 
 Every set has the hyper-parameters that were published for it: `roberta-finetune rte --help` shows those of RTE, and
-options change them. With several --seeds or --lr there is a run for each combination. In the end the folder
+options change them; --max-update or --max-epoch stands for both of a recipe's. With several --seeds or --lr there is a run for each combination. In the end the folder
 (runs/DATA_SET, or --save-dir) holds the best model, predictions, report.md and report.json."""
 
 EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large
@@ -65,9 +67,11 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     if not places and not asks_about(argv):
         _parser(add_help=True).error("name a data set and where it is, before all options")
     name = places[0] if places else None
-    recipes = [f"--save-dir={RUNS / (name or 'DATA_SET')}", _recipe("finetuning"), _recipe(name or "other")]
     options = argv[len(places) :]
     flags = {option.partition("=")[0] for option in expanded(options)}
+    recipes = expanded([f"--save-dir={RUNS / (name or 'DATA_SET')}", _recipe("finetuning"), _recipe(name or "other")])
+    if not flags.isdisjoint(_LENGTHS):
+        recipes = _without(recipes, _LENGTHS)  # how long the recipe trains gives way to what is asked for
     if "--warmup-updates" in flags and "--warmup-ratio" not in flags:
         recipes.append("--warmup-ratio=0")  # the recipe's, which the number of updates replaces
     arguments = [*places, *recipes, *options]
@@ -137,6 +141,12 @@ def _cut_to(max_positions: int, task: Any, chosen: Mapping[str, Any]) -> Any:
     told = ", ".join(f"{flag(name)} {length}" for name, length in lengths.items())
     logger.info("the model takes sequences of %d tokens; so: %s", max_positions, told)
     return dataclasses.replace(task, **lengths)
+
+
+def _without(options: Sequence[str], names: Collection[str]) -> list[str]:
+    """Return the options of a recipe but those of these names, which have a value each."""
+    dropped = {place + after for place, option in enumerate(options) if option in names for after in (0, 1)}
+    return [option for place, option in enumerate(options) if place not in dropped]
 
 
 def _recipe(name: str) -> str:

@@ -69,7 +69,7 @@ def test_attention_without_pads_errs_no_more_than_the_padded_one(dtype, lengths,
         (attention.padded_attention, dtype),
         (attention.attention, dtype),
     ):
-        qkv = rounded.to(kind).requires_grad_()
+        qkv = rounded.to(kind, copy=True).requires_grad_()
         context = compute(*qkv.unbind(1), layout)
         (context * torch.arange(64, device="cuda") / 64).sum().backward()
         results.append((context.double(), qkv.grad.double()))
@@ -109,4 +109,4 @@ def test_training_on_cuda_is_exact_after_a_resume(data_bin, tmp_path, precision)
     Trainer(cut).train()
     resumed = dataclasses.replace(cut, trainer=dataclasses.replace(cut.trainer, max_update=6, resume=True))
     assert Trainer(resumed).train()["nats"] == pytest.approx(whole["nats"], rel=1e-4)
-    assert whole["nats"] < 10.5
+    assert whole["nats"] < 10.75  # it begins at ln 50,265 = 10.82, and ends at 10.65 on a CPU

@@ -350,16 +350,21 @@ def test_an_average_of_the_weights_is_validated_and_kept_as_the_best(recipe):
     assert trainer._evaluate()["nats"] == valid["nats"]
 
 
+def test_an_average_that_would_be_lost_is_refused(recipe):
+    with pytest.raises(ConfigError, match="--ema-decay without --keep-best"):
+        with_options(recipe, ema_decay=0.5)
+
+
 def test_an_average_leaves_training_alone(recipe, tmp_path):
     plain = trained(recipe, save_dir=tmp_path / "plain", validate_interval_updates=2)
-    averaged = trained(recipe, ema_decay=0.9, validate_interval_updates=2)
+    averaged = trained(recipe, ema_decay=0.9, validate_interval_updates=2, keep_best=True)
     assert equal(weights(plain), weights(averaged))
     kept = native.load(native.newest(plain.config.save_dir)).training.optimizer
     assert not any(name.startswith("average.") for name in kept)
 
 
 def test_an_average_resumes_bit_for_bit(recipe, tmp_path):
-    whole = assert_resumes_bit_for_bit(with_options(recipe, ema_decay=0.9), tmp_path)
+    whole = assert_resumes_bit_for_bit(with_options(recipe, ema_decay=0.9, keep_best=True), tmp_path)
     kept = native.load(native.newest(whole.config.save_dir)).training.optimizer
     assert {name.removeprefix("average.") for name in kept if name.startswith("average.")} == set(weights(whole))
 
@@ -417,7 +422,7 @@ def test_fp16_trains_close_to_fp32_with_a_scaled_loss(recipe, tmp_path):
 
 
 def test_an_overflow_halves_the_scale_skips_the_update_and_is_counted(recipe, caplog):
-    trainer = Trainer(with_options(recipe, precision="fp16", ema_decay=0.5))
+    trainer = Trainer(with_options(recipe, precision="fp16", ema_decay=0.5, keep_best=True))
     trainer.gradients.loss_scale.scale = 2.0**40
     before = weights(trainer)
     trainer.train()
@@ -538,6 +543,25 @@ def test_without_keep_best_the_newest_checkpoint_is_opened(recipe):
     trainer = trained(recipe)
     assert not (trainer.config.save_dir / "best").exists()
     assert equal(load(trainer.config.save_dir).model.state_dict(), weights(trainer))
+
+
+def test_a_better_model_that_is_not_kept_leaves_none_that_was_the_best_before(recipe):
+    trained(recipe, max_update=2, keep_best=True)
+    assert (recipe.trainer.save_dir / "best").exists()
+    trainer = trained(recipe, resume=True)
+    assert trainer.position.best_update == UPDATES
+    assert not (recipe.trainer.save_dir / "best").exists()
+    assert equal(load(recipe.trainer.save_dir).model.state_dict(), weights(trainer))
+
+
+def test_the_best_model_of_a_run_without_checkpoints_is_not_taken_for_another_run_s(recipe):
+    for step in native.steps(trained(recipe, max_update=2, keep_best=True).config.save_dir):
+        step.rename(recipe.trainer.save_dir.parent / step.name)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        Trainer(recipe).train()
+    assert (recipe.trainer.save_dir / "best").exists()
+    trained(recipe, resume=True)  # as a run does that was killed before its first checkpoint
+    assert not (recipe.trainer.save_dir / "best").exists()
 
 
 def test_checkpoints_of_an_interval_outlive_the_newest(recipe):

@@ -233,6 +233,7 @@ def show(rows: Sequence[Row], *, as_json: bool) -> None:
     """Print rows of equal columns as a table, or each as a line of JSON with machine, day and command beside it."""
     if as_json:
         sys.stdout.writelines(json.dumps(row | origin()) + "\n" for row in rows)
+        sys.stdout.flush()
         return
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

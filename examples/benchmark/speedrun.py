@@ -75,6 +75,12 @@ class Run:
     tokens: int = 0
     losses: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)  # tokens, seconds, nats
 
+    def warm_up(self, batch: Batch) -> None:
+        """Compute the gradients of a batch, and forget them: what is compiled, is so before the clock runs."""
+        self.engine.model.train()
+        self.engine.loss(batch).backward()
+        self.engine.optimizer.zero_grad()
+
     def train(self, part: Sequence[Batch], rates: Sequence[float], clock: Callable[[], float]) -> None:
         """Make an update of each batch, on the clock."""
         synchronise()
@@ -164,6 +170,7 @@ def races(data: Path, given: argparse.Namespace, folder: Path) -> Iterator[Run]:
         runs = [Run(engine, seed) for engine in engines]
         stream = epochs(train, batch_size=given.batch_size, seed=seed)
         for run in runs:
+            run.warm_up(valid[0])
             run.evaluate(valid)
         step = -(-given.updates // EVALUATIONS)
         for start in range(0, given.updates, step):
@@ -182,6 +189,7 @@ def report(run: Run, given: argparse.Namespace) -> None:
         tokens, seconds, nats = run.losses[-1]
         row = {"engine": run.engine.name, "seed": run.seed, "tokens": tokens, "seconds": seconds, "nats": nats}
         sys.stdout.write(json.dumps(row | origin()) + "\n")
+        sys.stdout.flush()
 
 
 def main() -> None:

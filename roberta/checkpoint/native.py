@@ -25,7 +25,7 @@ from roberta.checkpoint.assembly import assemble
 from roberta.checkpoint.folders import discard, read_json, replacing, sweep, write_json, write_tensors
 from roberta.config import from_json, to_json
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import CheckpointError, ConfigError
+from roberta.errors import CheckpointError, ConfigError, StorageError
 from roberta.manifest import MANIFEST, check_content, listed
 from roberta.manifest import write as write_manifest
 from roberta.models.roberta import RobertaModel
@@ -137,6 +137,20 @@ def forget_after(run_dir: Path, num_updates: int) -> None:
     for folder in steps(run_dir):
         if _num_updates(folder) > num_updates:
             discard(folder)
+
+
+def forget_best(run_dir: Path) -> None:
+    """Delete the best model of a run, if there is one.
+
+    Raises:
+        StorageError: it can't be deleted.
+    """
+    best = run_dir / BEST
+    try:
+        if best.exists():
+            discard(best)
+    except OSError as error:
+        raise StorageError(f"{best}: can't be deleted: {error}; delete it, and start again") from error
 
 
 def prune(run_dir: Path, keep: int, keep_interval_updates: int | None = None) -> None:

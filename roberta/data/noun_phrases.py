@@ -25,13 +25,17 @@ def noun_phrases(text: str) -> list[str]:
 
 
 def other_candidates(phrases: Sequence[str], query: str) -> list[str]:
-    """Return the phrases that are alternatives to a query: neither it, nor a part of it, nor a phrase around it.
+    """Return the phrases that are alternatives to a query: neither it, nor some words of it, nor a phrase around it.
 
-    >>> other_candidates(["The trophy", "the brown suitcase", "trophy"], "trophy")
-    ['the brown suitcase']
+    >>> other_candidates(["The trophy", "the brown suitcase", "trophy", "the trophies"], "trophy")
+    ['the brown suitcase', 'the trophies']
     """
-    name = query.lower()
-    return [phrase for phrase in phrases if phrase.lower() not in name and name not in phrase.lower()]
+    name = _padded(query)
+    return [phrase for phrase in phrases if _padded(phrase) not in name and name not in _padded(phrase)]
+
+
+def _padded(phrase: str) -> str:
+    return f" {' '.join(phrase.lower().split())} "
 
 
 def _noun_runs(parts_of_speech: Sequence[str]) -> list[tuple[int, int]]:

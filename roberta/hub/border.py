@@ -160,6 +160,8 @@ def pack(tokens: Tensor, model: RobertaModel) -> PackedGrid:
     if tokens.dim() not in (1, 2) or tokens.is_floating_point():
         raise DataError(f"tokens must be a 1-D or 2-D tensor of ids, not {tokens.dtype} of shape {tuple(tokens.shape)}")
     grid = tokens.unsqueeze(0) if tokens.dim() == 1 else tokens  # (B, S)
+    if not len(grid):
+        raise DataError(f"tokens are an empty batch, of shape {tuple(tokens.shape)}; give one sequence or more")
     check_ids(grid, model.config.vocab_size)
     is_token = grid != model.config.padding_idx
     device = device_of(model)

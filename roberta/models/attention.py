@@ -4,11 +4,12 @@ Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import draws_itself, dropout
@@ -17,6 +18,7 @@ _HALF = (torch.float16, torch.bfloat16)
 # What torch's flash attention takes, in half precision.
 _WIDEST_HEAD = 256
 _LEAST_CAPABILITY = (8, 0)
+_EXACT_DROPOUT = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _MANY = 2**30  # scores, more than torch is left with on a CPU
 
 
@@ -68,9 +70,21 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
     """
     num_scores = q.shape[:-1].numel() * k.shape[-2]
     if mask is not None or not _is_written_out(num_scores, q.device, q.dtype, dropout_p=dropout_p):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
+        with _kernels(q.device, dropout_p=dropout_p):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, H, S, S)
     return dropout(scores.softmax(dim=-1), dropout_p) @ v
+
+
+def _kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager[None]:
+    """Return a context in which torch chooses among the kernels that keep a rate of dropout.
+
+    cuDNN's has sixteenths of it alone; it refuses others in newer versions of torch, and rounds them in older ones.
+    """
+    if device.type != "cuda" or float(16 * dropout_p).is_integer():
+        return nullcontext()
+    context: AbstractContextManager[None] = sdpa_kernel(_EXACT_DROPOUT)
+    return context
 
 
 def _is_written_out(num_scores: int, device: torch.device, dtype: torch.dtype, *, dropout_p: float) -> bool:
@@ -107,7 +121,8 @@ def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int,
     if _is_written_out(_MANY, device, dtype, dropout_p=dropout_p):
         return "products written out"
     q = torch.empty(1, heads, 64, width, device=device, dtype=dtype, requires_grad=True)
-    chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, dropout_p=dropout_p))
+    with _kernels(device, dropout_p=dropout_p):
+        chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, dropout_p=dropout_p))
     return chosen.name.removesuffix("_ATTENTION").lower()
 
 

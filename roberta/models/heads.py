@@ -76,9 +76,9 @@ class MaskedLMHead(nn.Module):
     @torch.no_grad()
     def add_symbols(self, num_symbols: int) -> None:
         """Append outputs that begin as the mean of those there are; the token embedding grows apart from this."""
-        self.bias = nn.Parameter(with_mean_rows(self.bias, num_symbols))
+        self.bias = nn.Parameter(with_mean_rows(self.bias, num_symbols), self.bias.requires_grad)
         if self.weight is not None:
-            self.weight = nn.Parameter(with_mean_rows(self.weight, num_symbols))
+            self.weight = nn.Parameter(with_mean_rows(self.weight, num_symbols), self.weight.requires_grad)
 
     @property
     def _projection(self) -> Tensor:

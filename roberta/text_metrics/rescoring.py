@@ -53,7 +53,8 @@ def rescore(
 ) -> list[list[str]]:
     """Return, for each weight, the text of each list with the greatest score + weight * pseudo-log-likelihood.
 
-    Weight 0 takes the system's own best; of equal ones the first is taken.
+    Weight 0 takes the system's own best; of equal ones the first is taken. An empty text has no tokens to be unlikely:
+    with another weight it is taken only where a list has no other.
 
     Raises:
         ConfigError: the model has no masked-LM head.
@@ -64,10 +65,12 @@ def rescore(
     with inference(engine.model):
         found = pseudo_likelihoods(engine, distinct, within_word=within_word)
     likelihoods = {likelihood.text: likelihood.score for likelihood in found}
-    return [
-        [max(candidates, key=lambda c: c.score + weight * likelihoods[c.text]).text for candidates in lists]
-        for weight in weights
-    ]
+
+    def best(candidates: Sequence[Candidate], weight: float) -> str:
+        comparable = [candidate for candidate in candidates if candidate.text or not weight] or candidates
+        return max(comparable, key=lambda candidate: candidate.score + weight * likelihoods[candidate.text]).text
+
+    return [[best(candidates, weight) for candidates in lists] for weight in weights]
 
 
 def _number(text: str, place: str) -> float:

@@ -1,6 +1,8 @@
 """roberta-finetune, in process: from a small table to a report, resumed sweeps, and what is said of bad input."""
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -165,6 +167,32 @@ def test_without_keep_best_the_newest_model_predicts(folder, model):
     assert all(torch.equal(tensor, newest[name]) for name, tensor in taken.items())
 
 
+def test_without_keep_best_the_report_has_the_figures_of_the_model_that_is_there(folder, model, monkeypatch):
+    """In the end the loss is made to grow."""
+    train = Trainer.train
+
+    def uphill_in_the_end(self):
+        self.timetable.lr = lambda update: 5e-3 if update < 22 else -5e-2
+        return train(self)
+
+    monkeypatch.setattr(Trainer, "train", uphill_in_the_end)
+    found = run(folder, model, *LEARN, "--max-update", "30", "--validate-interval-updates", "7", "--no-keep-best")
+    records = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    accuracies = [record["valid"]["accuracy"] for record in records if "valid" in record]
+    assert accuracies[-1] < max(accuracies)  # else this test shows nothing
+    assert (found["best"]["update"], found["best"]["value"]) == (30, accuracies[-1])
+    assert found["splits"]["valid"]["accuracy"] == accuracies[-1]
+
+
+def test_a_sweep_takes_the_best_model_over_where_files_cannot_be_linked(folder, model, monkeypatch):
+    def refuse(*places):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run(folder, model, "--seeds", "1", "2", "--max-update", "2")
+    assert native.load(folder / "run" / "best")
+
+
 def test_numbers_are_predicted_on_their_scale(folder, model):
     for split in ("train", "dev"):
         table = (folder / f"{split}.tsv").read_text().replace("yes", "5.0").replace("no", "1.0")
@@ -232,6 +260,15 @@ def test_options_come_from_the_recipes_and_then_from_the_command_line(folder, mo
     other = finetune.parse(["table", str(folder), "--init", str(model), "--warmup-updates=7"])[1]
     assert (other.trainer.max_epoch, other.schedule.lr) == (10, 2e-5)
     assert (other.schedule.warmup_updates, other.schedule.warmup_ratio) == (7, 0.0)
+
+
+@pytest.mark.parametrize("given", [["--max-update", "60"], ["--max-update=60", "--max-epoch", "90"]])
+def test_how_long_to_train_is_said_by_the_arguments_alone_where_they_say_it(folder, model, given):
+    for name in ("rte", "commonsense_qa"):  # recipes that count epochs, and updates
+        trainer = finetune.parse([name, str(folder), "--init", str(model), *given])[1].trainer
+        assert (trainer.max_update, trainer.max_epoch) == (60, 90 if len(given) > 2 else None)
+    trainer = finetune.parse(["commonsense_qa", str(folder), "--init", str(model), "--max-epoch", "3"])[1].trainer
+    assert (trainer.max_update, trainer.max_epoch) == (None, 3)
 
 
 def test_a_recipe_of_ones_own_may_say_how_many_updates_warm_up(folder, model):

@@ -114,3 +114,8 @@ def test_decode_takes_pads_masks_pairs_and_batches(roberta):
     assert roberta.decode(torch.empty((0, 4), dtype=torch.int64)) == []
     left_padded = torch.tensor([[1, 1, 1, 0, 31414, 2], [0, 31414, 2, 2, 232, 2]])
     assert roberta.decode(left_padded) == ["Hello", ["Hello", " world"]]
+
+
+def test_an_empty_batch_of_tensors_is_refused(roberta):
+    with pytest.raises(DataError, match="tokens are an empty batch"):
+        roberta.extract_features(torch.empty((0, 4), dtype=torch.int64))

@@ -125,6 +125,15 @@ def test_the_candidate_with_the_best_mean_log_probability_wins(roberta, candidat
     assert roberta.disambiguate_pronoun(SENTENCE, candidates[::-1]) == expected
 
 
+def test_a_candidate_counts_though_a_query_is_a_part_of_a_word_of_it(roberta, monkeypatch):
+    compared = []
+    monkeypatch.setattr(
+        choosing, "_scores", lambda engine, candidates: compared.append(len(candidates)) or [-1.0] * len(candidates)
+    )
+    roberta.disambiguate_pronoun("_Ann_ thanked Joanna as [she] was kind.", ["Joanna", "Ann Lee", "ann"])
+    assert compared == [2]  # the query and Joanna
+
+
 def test_a_query_is_compared_with_the_other_candidates(roberta):
     names = ["the cup", "the suitcase and all"]
     best = roberta.disambiguate_pronoun(SENTENCE, names)

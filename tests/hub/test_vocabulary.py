@@ -97,3 +97,9 @@ def test_half_precision_models_grow_too(roberta):
     half.add_tokens(["♥"])
     assert half.model.encoder.embed_tokens.weight.dtype == torch.float16
     assert half.extract_features(half.encode("♥")).isfinite().all()
+
+
+def test_a_frozen_model_stays_frozen(roberta):
+    roberta.model.requires_grad_(False)
+    roberta.add_tokens(["<more>"])
+    assert not any(parameter.requires_grad for parameter in roberta.model.parameters())

@@ -47,6 +47,11 @@ def test_the_greatest_sum_of_score_and_weighted_likelihood_is_taken(engine):
     assert len({texts[0] for texts in taken}) > 1
 
 
+def test_an_empty_text_is_taken_only_where_nothing_else_is_there_or_the_model_has_no_say(engine):
+    lists = [[Candidate("a cat", -9.0), Candidate("", -1.0)], [Candidate("", -1.0)]]
+    assert rescore(engine, lists, (0.0, 0.1)) == [["", ""], ["a cat", ""]]
+
+
 def test_a_model_without_the_head_is_refused(engine, tiny_config):
     bare = Engine(RobertaModel(tiny_config), engine.tokenizer, 64)
     with pytest.raises(ConfigError, match="the model has no head 'lm'"):

@@ -75,10 +75,13 @@ class RunFolder:
             ConfigError: it does.
         """
         save_dir = self._config.save_dir
-        if not self._config.resume and (native.steps(save_dir) or (save_dir / native.BEST).exists()):
+        has_steps, has_best = bool(native.steps(save_dir)), (save_dir / native.BEST).exists()
+        if not self._config.resume and (has_steps or has_best):
             raise ConfigError(
                 f"{save_dir} already holds a run; add --resume to go on with it, or choose another --save-dir"
             )
+        if has_best and not (has_steps or (save_dir / RUN).is_file()):
+            raise ConfigError(f"{save_dir} holds the best model of other runs; choose another --save-dir")
 
     def begin(self, num_updates: int, recipe: Mapping[str, Any]) -> None:
         """Forget what lies after the update that the run goes on from, and write down how it was started.

@@ -42,9 +42,9 @@ DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best check
                   what a pronoun or a blank stands for
 
 Every set has the hyper-parameters that were published for it: `roberta-finetune rte --help` shows those of RTE, and
-options change them; --max-update or --max-epoch takes the place of both. With several --seeds or --lr there is a run for
-each combination. In the end the folder (runs/DATA_SET, or --save-dir) holds the best model, predictions, report.md and
-report.json."""
+options change them; --max-update or --max-epoch takes the place of both. With several --seeds or --lr there is a run
+for each combination. In the end the folder (runs/DATA_SET, or --save-dir) holds the best model, predictions, report.md
+and report.json."""
 
 EXAMPLE = """  roberta-finetune rte glue_data/RTE --init roberta.large
   roberta-finetune sst2 glue_data/SST-2 --init roberta.base --save-dir runs/sst2 --seeds 1 2 3 --lr 1e-5 2e-5 3e-5

@@ -560,6 +560,10 @@ def test_the_best_model_of_a_run_without_checkpoints_is_not_taken_for_another_ru
     with pytest.raises(ConfigError, match="already holds a run"):
         Trainer(recipe).train()
     assert (recipe.trainer.save_dir / "best").exists()
+    (recipe.trainer.save_dir / "run.json").rename(recipe.trainer.save_dir / "kept")
+    with pytest.raises(ConfigError, match="holds the best model of other runs"):
+        trained(recipe, resume=True)
+    (recipe.trainer.save_dir / "kept").rename(recipe.trainer.save_dir / "run.json")
     trained(recipe, resume=True)  # as a run does that was killed before its first checkpoint
     assert not (recipe.trainer.save_dir / "best").exists()
 

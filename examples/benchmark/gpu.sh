@@ -34,7 +34,7 @@ measure() { # NAME SECONDS ARGUMENTS...: a table of a benchmark, as JSON
 here=examples/benchmark
 nvidia-smi --query-gpu=name,driver_version,power.limit --format=csv,noheader
 step "kernels and graphs" 90 "$PYTHON" $here/gpu.py
-step "tests" 150 "$PYTHON" -m pytest -q -m gpu tests/test_gpu.py
+step "tests" 150 "$PYTHON" -m pytest -q -m gpu -W default tests/test_gpu.py
 base=(--case pretraining --precision bf16 --repeats 5)
 for rate in 0.1 0; do # the second finds what the first has compiled
   measure "pretraining, base, 512, dropout $rate" 120 $here/training.py "${base[@]}" --preset roberta.base --length 512 --sequences 64 --dropout $rate --compile

@@ -11,6 +11,7 @@ ctranslate2.
 """
 
 import argparse
+import copy
 import importlib.util
 import sys
 import tempfile
@@ -201,24 +202,23 @@ def quantised_graph(path: Path) -> Path:
 
 def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compiled: bool = False) -> RobertaModel:
     """Return a model of this library with the weights of `model`, for inference."""
-    copy = RobertaModel(model.config).eval().requires_grad_(False)
-    copy.load_state_dict(model.state_dict())
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
     if precision == "int8":
-        copy.int8()
+        twin.int8()
     else:
-        copy.to(given.device, DTYPES[precision])
+        twin.to(given.device, DTYPES[precision])
     if compiled:
-        parallelise(copy, copy.encoder, SINGLE, "ddp", compiled=True)
-    return copy
+        parallelise(twin, twin.encoder, SINGLE, "ddp", compiled=True)
+    return twin
 
 
 def by_engine(model: RobertaModel, given: argparse.Namespace) -> list[Peer]:
     """Return this library in fp32 with each engine for matrices on a CPU that is asked for."""
     found = {}
     for engine in given.cpu_engine:
-        copy = own(model, "fp32", given).set_cpu_engine(engine)
-        name = OURS if copy.cpu_engine == "torch" else f"{OURS} by {copy.cpu_engine}"
-        found.setdefault(name, Peer(name, "fp32", ours(copy)))
+        twin = own(model, "fp32", given).set_cpu_engine(engine)
+        name = OURS if twin.cpu_engine == "torch" else f"{OURS} by {twin.cpu_engine}"
+        found.setdefault(name, Peer(name, "fp32", ours(twin)))
     return list(found.values())
 
 

@@ -11,6 +11,7 @@ found for the shapes of this model.
 """
 
 import argparse
+import copy
 import dataclasses
 import importlib.util
 import sys
@@ -169,16 +170,11 @@ def trainees(model: RobertaModel, given: argparse.Namespace, precision: str, fol
     is_lm = given.case == "pretraining"
     ways = [False, True] if given.compile else [False]
 
-    def twin() -> RobertaModel:
-        copy = RobertaModel(model.config)
-        copy.register_head(*next(iter(model.head_configs.items())))
-        copy.load_state_dict(model.state_dict())
-        return copy.to(device)
-
-    twins = [twin().set_cpu_engine(engine) for engine in (given.cpu_engine if precision == "fp32" else ["torch"])]
-    found = [ours(copy, precision, is_lm=is_lm) for copy in {copy.cpu_engine: copy for copy in twins}.values()]
+    cpu_engines = given.cpu_engine if precision == "fp32" else ["torch"]
+    twins = [copy.deepcopy(model).set_cpu_engine(engine) for engine in cpu_engines]
+    found = [ours(twin, precision, is_lm=is_lm) for twin in {twin.cpu_engine: twin for twin in twins}.values()]
     if given.compile:
-        found.append(ours(twin(), precision, is_lm=is_lm, compiled=True))
+        found.append(ours(copy.deepcopy(model), precision, is_lm=is_lm, compiled=True))
     if importlib.util.find_spec("transformers") is not None:
         hf_format.write(folder, model, Tokenizer.load())
         found += [hugging_face(folder, precision, device, is_lm=is_lm, compiled=compiled) for compiled in ways]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp
+from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -79,8 +80,9 @@ def fill(engine: Engine, sentences: Sequence[str], *, topk: int, joint: Joint) -
     """
     if joint not in get_args(Joint):
         raise ConfigError(f"joint is {joint!r}; {choices(joint, get_args(Joint))}")
-    if not 1 <= topk <= engine.model.config.vocab_size:
-        raise DataError(f"topk is {topk}; it must lie between 1 and the vocabulary's {engine.model.config.vocab_size}")
+    vocab_size = engine.model.config.vocab_size
+    if not isinstance(topk, Integral) or isinstance(topk, bool) or not 1 <= topk <= vocab_size:
+        raise DataError(f"topk is {topk!r:.60}; expected a whole number between 1 and the vocabulary's {vocab_size}")
     texts = [MaskedText.encode(engine.tokenizer, sentence) for sentence in sentences]
     beams = [[_Hypothesis(0.0, text.tokens, ())] for text in texts]
     for step in range(max((len(text.masks) for text in texts), default=0)):

@@ -37,15 +37,25 @@ class Gradients:
         self._norms: list[tuple[Tensor, tuple[int, ...]]] = []
         self._skipped_in_a_row = 0
 
-    @property
-    def scale(self) -> float:
-        """By what the loss is to be multiplied before `backward`."""
-        return 1.0 if self.loss_scale is None else self.loss_scale.scale
+    def weight(self, num_targets: float) -> float:
+        """Return by what the summed loss of an update is to be multiplied before `backward`.
 
-    def take(self, parameters: Iterable[nn.Parameter], sample_ids: tuple[int, ...], position: Position) -> bool:
+        That makes it the mean over the targets; but in fp16, where the gradients of a mean over many would vanish, the
+        sum is scaled, and `take` makes the mean of it.
+        """
+        return 1.0 / num_targets if self.loss_scale is None else self.loss_scale.scale
+
+    def take(
+        self,
+        parameters: Iterable[nn.Parameter],
+        sample_ids: tuple[int, ...],
+        position: Position,
+        *,
+        num_targets: float,
+    ) -> bool:
         """Scale back and clip the gradients of the update after `position`; return whether they are fit for it.
 
-        An update that is not fit is counted there as skipped.
+        An update that is not fit is counted there as skipped. num_targets: those of all ranks, as for `weight`.
 
         Raises:
             TrainingError: too many updates in a row are not fit.
@@ -53,7 +63,7 @@ class Gradients:
         trained = [parameter for parameter in parameters if parameter.grad is not None]
         gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
         if self.loss_scale is not None:
-            torch._foreach_mul_(gradients, 1.0 / self.loss_scale.scale)
+            torch._foreach_mul_(gradients, 1.0 / (self.loss_scale.scale * num_targets))
         norm = whole(torch.nn.utils.get_total_norm(gradients))
         if self._config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(trained, self._config.clip_norm, norm)

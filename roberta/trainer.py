@@ -37,7 +37,7 @@ from roberta.optim.groups import freeze
 from roberta.optim.state import gather, group_options, restore
 from roberta.planning import epochs_of, usage_of
 from roberta.progress import progress_bar
-from roberta.randomness import stream_key
+from roberta.randomness import seed_torch, stream_key
 from roberta.recipe import Recipe
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.run_folder import RunFolder
@@ -160,23 +160,24 @@ class Trainer:
             [*map(float, counts_of_mine), float(interrupted), seconds]
         )
         self.model.train()
-        scale = self.gradients.scale
+        weight = (
+            self.gradients.weight(num_targets) * self.world.size
+        )  # exchanging gradients takes their mean over ranks
         for k, given in enumerate(micro_batches):
             batch = self._batch(np.array([0])) if given is None else given
             counts = given is not None
             synchronise_gradients(self.forward, enabled=k == len(micro_batches) - 1)
             number = k * self.world.size + self.world.rank
-            torch.manual_seed(stream_key(self.config.seed, "dropout", self.position.num_updates, number))
+            seed_torch(stream_key(self.config.seed, "dropout", self.position.num_updates, number), self.world.device)
             with autocast(self.world.device, self.config.precision):
                 loss, sums = self.criterion(self.forward, batch.to(self.world.device))
-            weight = scale * counts * self.world.size / num_targets  # exchanging gradients takes their mean over ranks
-            (loss * weight).backward()
+            (loss * (weight * counts)).backward()
             self.meter.add(
                 {name: value * counts for name, value in sums.items()},
                 num_targets=counts * batch.num_targets,
                 num_tokens=counts * batch.layout.num_tokens,
             )
-        self._step(tuple(index for batch in batches_ for index in batch.sample_ids))
+        self._step(tuple(index for batch in batches_ for index in batch.sample_ids), num_targets)
         self.position.num_updates += 1
         self.position.num_tokens += int(num_tokens)
         self.timetable.spend(seconds, self.position)
@@ -187,8 +188,8 @@ class Trainer:
         update = self.position.num_updates + 1
         return explained(rank=self.world.rank, world_size=self.world.size, update=update, sample_ids=mine)
 
-    def _step(self, sample_ids: tuple[int, ...]) -> None:
-        is_fit = self.gradients.take(self.model.parameters(), sample_ids, self.position)
+    def _step(self, sample_ids: tuple[int, ...], num_targets: float) -> None:
+        is_fit = self.gradients.take(self.model.parameters(), sample_ids, self.position, num_targets=num_targets)
         for group in self.optimizer.param_groups:
             group["lr"] = self.timetable.lr(self.position.num_updates) * group["lr_scale"]
         if is_fit:
@@ -278,7 +279,7 @@ class Trainer:
             "skipped": position.num_skipped,
             "hours": position.seconds / SECONDS_PER_HOUR,
             "hours_left": self.timetable.hours_left(position),
-            **({} if self.gradients.loss_scale is None else {"loss_scale": self.gradients.scale}),
+            **({} if self.gradients.loss_scale is None else {"loss_scale": self.gradients.loss_scale.scale}),
         }
         if self.world.is_main:
             self._warn_of_chance(record)

@@ -1,11 +1,23 @@
 """The polite end: what the first signal does, and what the second."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import torch
 
+from roberta.checkpoint import native
 from roberta.interruption import Interruption
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = """--preset roberta.tiny --encoder-layers 2 --embed-dim 16 --ffn-embed-dim 32 --max-positions 33
+  --tokens-per-sample 33 --batch-size 4 --lr 1e-2 --warmup-updates 2 --max-update 200 --device cpu --log-interval 1
+  --save-interval-updates 1000 --validate-interval-updates 1000""".split()
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +98,38 @@ def test_what_one_within_another_leaves_goes_on_being_noted():
         assert not outer.requested
         signal.raise_signal(signal.SIGINT)
         assert outer.requested
+
+
+def command(data: Path, run: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "roberta_cli.train", str(data), "--save-dir", str(run), *OPTIONS, *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+
+
+@pytest.fixture(scope="module")
+def whole(byte_data_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that nobody stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(command(byte_data_bin, run), env=environment(), capture_output=True, timeout=120, check=True)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_says_so_and_goes_on_bit_for_bit(whole, byte_data_bin, tmp_path, number):
+    run = tmp_path / "cut"
+    process = subprocess.Popen(command(byte_data_bin, run), env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (run / "log.jsonl").exists() or (run / "log.jsonl").read_text().count('"train"') < 5:
+        assert process.poll() is None, "the run ended by itself"
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 75, error
+    assert "and saved; go on with --resume" in error
+    resumed = subprocess.run(
+        command(byte_data_bin, run, "--resume"), env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    ours, theirs = (native.load(native.newest(folder)).model.state_dict() for folder in (run, whole))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())

@@ -1,8 +1,9 @@
 """Keyed randomness."""
 
 import numpy as np
+import torch
 
-from roberta.randomness import generator, hashed, stream_key, uniform
+from roberta.randomness import generator, hashed, seed_torch, stream_key, uniform
 
 
 def test_the_same_key_gives_the_same_draw_and_others_differ():
@@ -10,6 +11,14 @@ def test_the_same_key_gives_the_same_draw_and_others_differ():
     keys = [stream_key(*key) for key in [(1, "a"), (2, "a"), (1, "b"), (1, "a", 0), (1, "a", 1), (1, "a", 0, 1)]]
     assert len(set(keys)) == len(keys)
     assert all(0 <= key < 2**63 for key in keys)
+
+
+def test_torchs_draws_are_those_of_its_own_way_to_seed():
+    torch.manual_seed(stream_key(1, "dropout"))
+    expected = torch.rand(5)
+    torch.rand(3)
+    seed_torch(stream_key(1, "dropout"), torch.device("cpu"))
+    assert torch.equal(torch.rand(5), expected)
 
 
 def test_a_hashed_number_depends_on_its_row_and_column_alone():

@@ -421,6 +421,18 @@ def test_fp16_trains_close_to_fp32_with_a_scaled_loss(recipe, tmp_path):
     assert "loss_scale" not in theirs[-1]
 
 
+def test_gradients_of_fp16_do_not_vanish_among_many_targets(recipe, tmp_path, monkeypatch):
+    total = distributed.World.total
+    monkeypatch.setattr(distributed.World, "total", lambda world, values: [1e8 * values[0], *total(world, values)[1:]])
+    half, full = (
+        trained(recipe, save_dir=tmp_path / precision, precision=precision, max_update=1)
+        for precision in ("fp16", "fp32")
+    )
+    (ours,), (theirs,) = records(half, "train"), records(full, "train")
+    assert theirs["gnorm"] < 1e-6
+    assert ours["gnorm"] == pytest.approx(theirs["gnorm"], rel=0.05)
+
+
 def test_an_overflow_halves_the_scale_skips_the_update_and_is_counted(recipe, caplog):
     trainer = Trainer(with_options(recipe, precision="fp16", ema_decay=0.5, keep_best=True))
     trainer.gradients.loss_scale.scale = 2.0**40
@@ -440,7 +452,7 @@ def test_the_loss_scale_survives_a_resume(recipe, tmp_path):
     recipe = with_options(recipe, precision="fp16")
     for name, cut in (("whole", UPDATES), ("run", 2)):
         trainer = Trainer(with_options(recipe, save_dir=tmp_path / name, max_update=cut))
-        trainer.gradients.loss_scale.scale, trainer.gradients.loss_scale.clean_updates = 2.0**20, 7
+        trainer.gradients.loss_scale.scale, trainer.gradients.loss_scale.clean_updates = 2.0**16, 7
         trainer.train()
     whole = native.load(native.newest(tmp_path / "whole")).training.progress
     resumed = trained(recipe, resume=True)

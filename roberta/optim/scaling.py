@@ -1,4 +1,7 @@
-"""The loss scale of fp16 training: small gradients would vanish in fp16, so the loss is multiplied before backward."""
+"""The loss scale of fp16 training: small gradients would vanish in fp16, so the loss is multiplied before backward.
+
+As in fairseq it is that of a loss summed over targets.
+"""
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ from roberta.checkpoint import native
 from roberta.trainer import Trainer
 from tests.reliability.building import make_data, make_recipe
 
-UPDATES = 45
+UPDATES = 24
 LEFTOVERS = (".tmp-*", "*.part", ".lock")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from roberta.config import add_arguments, flag, from_namespace, option
+from roberta.data.questions import MAX_OPTION_TOKENS
 from roberta.data.readers.choices import QUESTION_SETS, ChoiceFields
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.table import TableFormat
@@ -61,7 +62,9 @@ class EvalConfig:
     head: str | None = option(None, help="the head to measure; the only one beside masked LM if not given")
     split: str = option("valid", help="the split to measure; mnli has valid1 too, the mismatched one")
     tokens_per_sample: int | None = option(
-        None, help="tokens of a sample at most, longer texts are cut; as many as the model takes if not given"
+        None,
+        help="tokens of a sample at most, longer texts are cut; if not given, as the model was trained on such a task, "
+        "or else as many as it takes",
     )
     max_tokens: int = option(4096, help="tokens per forward pass, at most")
     device: Literal["auto", "cpu", "cuda"] = option(
@@ -91,6 +94,17 @@ class LabelOptions:
 
     labels: tuple[str, ...] | None = option(
         None, help="names of the head's outputs, in order; its own if not given, or those of the set"
+    )
+
+
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """Options of roberta-eval for sets of questions with options."""
+
+    max_option_length: int | None = option(
+        None,
+        help="tokens of an option at most, with its question where there is a context too; if not given, as the model "
+        f"was trained, or else {MAX_OPTION_TOKENS}",
     )
 
 
@@ -141,6 +155,7 @@ class Request:
     table: TableFormat
     squad: SquadOptions
     fields: ChoiceFields
+    choices: ChoiceOptions
     pronouns: PronounOptions
 
 
@@ -149,6 +164,7 @@ _OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "labelled texts": (LabelOptions, (*GLUE, "table", "folders")),
     "table": (TableFormat, ("table",)),
     "choices": (ChoiceFields, ("choices",)),
+    "options of questions": (ChoiceOptions, (*QUESTION_SETS, "choices")),
     "wsc": (PronounOptions, ("wsc",)),
     "squad": (SquadOptions, ("squad",)),
 }
@@ -179,6 +195,7 @@ def command(argv: Sequence[str]) -> Result:
         table=from_namespace(TableFormat, given),
         squad=from_namespace(SquadOptions, given),
         fields=from_namespace(ChoiceFields, given),
+        choices=from_namespace(ChoiceOptions, given),
         pronouns=from_namespace(PronounOptions, given),
     )
     return {"task": given.task, "model": request.config.model, **EVALUATORS[given.task](request)}
@@ -239,7 +256,7 @@ def _texts(
         labels=request.labels.labels or (),
         labels_of_set=labels,
         max_tokens=config.max_tokens,
-        tokens_per_sample=config.tokens_per_sample,
+        **_reading(request, roberta, "sentence_prediction"),
     )
     return evaluate_texts(judgement, examples)
 
@@ -295,12 +312,12 @@ def _questions(request: Request) -> dict[str, Any]:
 
     config = request.config
     roberta = _model(config)
-    limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
     options = QUESTION_SETS[request.task] if request.task in QUESTION_SETS else asdict(request.fields)
+    reading = _reading(request, roberta, "sentence_ranking", "max_option_length")
     place, split = _place(request), config.split
     if options.get("data_layout") == "race":
         place, split = _race_place(request)
-    task_config = SentenceRankingTaskConfig(**options | place, tokens_per_sample=limit)
+    task_config = SentenceRankingTaskConfig(**options | place | reading)
     criterion = SentenceRankingLoss(SentenceRankingLossConfig(), config.head or SentenceRankingTask.head)
     task = SentenceRankingTask(task_config, roberta.tokenizer)
     return evaluate_questions(roberta, task, criterion, split, max_tokens=config.max_tokens)
@@ -313,11 +330,10 @@ def _pronouns(request: Request) -> dict[str, Any]:
 
     config = request.config
     roberta = _model(config)
-    limit = min(config.tokens_per_sample or roberta.max_tokens, roberta.max_tokens)
-    options = PRONOUN_SETS[request.task] | _place(request)
+    options = PRONOUN_SETS[request.task] | _place(request) | _reading(request, roberta, "wsc")
     if request.task == "wsc":
         options["wsc_candidates"] = request.pronouns.wsc_candidates
-    task = WSCTask(WSCTaskConfig(**options, tokens_per_sample=limit), roberta.tokenizer)
+    task = WSCTask(WSCTaskConfig(**options), roberta.tokenizer)
     criterion = WSCLoss(WSCLossConfig(wsc_cross_entropy=True), config.head or WSCTask.head)
     return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)
 
@@ -351,9 +367,33 @@ def _masked_lm(request: Request) -> dict[str, Any]:
 
     config = request.config
     roberta = _model(config)
-    length = config.tokens_per_sample or roberta.max_tokens
-    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, tokens_per_sample=length))
+    reading = _reading(request, roberta, "masked_lm", "sample_break_mode")
+    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, **reading))
     return evaluate_masked_lm(roberta, task, task.samples(config.split), max_tokens=config.max_tokens)
+
+
+def _reading(request: Request, roberta: Any, task: str, *names: str) -> dict[str, Any]:
+    """Return the options of a task that say how it reads: as given, or as the model was trained on such a task.
+
+    tokens_per_sample is among them, as many as the model takes if nothing says how many.
+
+    Raises:
+        ConfigError: more are given than the model takes.
+    """
+    from roberta.pretrained import training_options
+
+    assert request.config.model is not None
+    names = ("tokens_per_sample", *names)
+    trained = training_options(request.config.model).get("task", {})
+    known = {name: trained[name] for name in names if name in trained} if trained.get("type") == task else {}
+    given = {**asdict(request.config), **asdict(request.choices)}
+    reading = {"tokens_per_sample": roberta.max_tokens} | known
+    reading |= {name: given[name] for name in names if given.get(name) is not None}
+    if reading["tokens_per_sample"] > roberta.max_tokens:
+        raise ConfigError(
+            f"--tokens-per-sample {reading['tokens_per_sample']}; the model takes {roberta.max_tokens} at most"
+        )
+    return reading
 
 
 def _model(config: EvalConfig) -> Any:

@@ -234,6 +234,19 @@ def test_long_texts_are_cut_counted_and_reported(measure, roberta, tmp_path, cap
     assert measure("wnli", tmp_path, "--head", "nameless", "--tokens-per-sample", 6)["num_truncated"] == 2
 
 
+@pytest.mark.parametrize(("task", "num_truncated"), [("sentence_prediction", 3), ("sentence_ranking", 2)])
+def test_texts_are_cut_as_in_the_training_of_the_model(roberta, tmp_path, capsys, task, num_truncated):
+    options = {"task": {"type": task, "tokens_per_sample": 5}}
+    native.save(tmp_path / "run", roberta.model, roberta.tokenizer, native.TrainingState(options, {}, {}))
+    rows = [("a", "b", 0), ("a " * 100, "b", 1), ("a", "b " * 50, 1)]
+    path = table(tmp_path / "dev.tsv", "sentence1\tsentence2\tlabel", rows)
+    arguments = ["wnli", str(path), "--head", "nameless", "--model", str(tmp_path / "run"), "--device", "cpu"]
+    assert evaluate.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["num_truncated"] == num_truncated
+    assert evaluate.main([*arguments, "--tokens-per-sample", "6"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_truncated"] == 2
+
+
 def test_what_does_not_fit_is_refused(refuse, tmp_path):
     table(tmp_path / "dev.tsv", "sentence1\tsentence2\tlabel", [("a", "b", "entailment"), ("a", "b", "not_entailment")])
     table(tmp_path / "test.tsv", "sentence1\tsentence2", [("a", "b")])
@@ -259,6 +272,12 @@ def test_what_does_not_fit_is_refused(refuse, tmp_path):
     )
     assert "no head 'mnly'" in refuse("rte", tmp_path, "--head", "mnly")
     assert "argument TASK: invalid choice: 'rtf'" in refuse("rtf", tmp_path)
+
+
+def test_more_tokens_than_the_model_takes_are_refused(refuse, tmp_path):
+    table(tmp_path / "dev.tsv", "sentence1\tsentence2\tlabel", [("a", "b", 0)])
+    said = refuse("wnli", tmp_path, "--head", "nameless", "--tokens-per-sample", 33)
+    assert said == "error: --tokens-per-sample 33; the model takes 32 at most"
 
 
 def test_options_that_say_nothing_are_refused(refuse, tmp_path):

@@ -87,6 +87,22 @@ def test_choices_agree_with_those_of_the_hub(roberta, measure, tmp_path):
     assert measure("choices", tmp_path / "mine.jsonl", *columns)[1]["accuracy"] == result["accuracy"]
 
 
+def test_questions_are_cut_as_in_the_training_of_the_model(roberta, measure, tmp_path, capsys):
+    rows = [{"text": "the cat " * 20, "ask": "sat on", "of": ["a mat " * n, "dogs " * (n + 1)], "right": 0} for n in range(1, 9)]
+    write(tmp_path / "dev.jsonl", rows)
+    columns = ("--context-field", "text", "--question-field", "ask", "--option-fields", "of", "--answer-field", "right")
+    task = {"type": "sentence_ranking", "tokens_per_sample": 20, "max_option_length": 5}
+    native.save(tmp_path / "run", roberta.model, roberta.tokenizer, native.TrainingState({"task": task}, {}, {}))
+    lengths = ("--tokens-per-sample", 20, "--max-option-length", 5)
+    _, expected, _ = measure("choices", tmp_path, *columns, *lengths)
+    assert evaluate.main(["choices", str(tmp_path), *columns, "--model", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    _, whole, _ = measure("choices", tmp_path, *columns)
+    assert result["loss"] == expected["loss"] != whole["loss"]
+    _, shorter, _ = measure("choices", tmp_path, *columns, *lengths[:2])
+    assert shorter["loss"] != expected["loss"]
+
+
 def test_race_is_scored_by_level(roberta, measure, tmp_path):
     rng = np.random.default_rng(1)
     right = {}

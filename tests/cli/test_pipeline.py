@@ -21,8 +21,9 @@ def run_train(data: Path, run: Path, *options: str) -> int:
 
 @pytest.fixture(scope="module")
 def run_dir(data_bin, tmp_path_factory):
+    """Return a run whose samples are not those of the defaults."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert run_train(data_bin, folder) == 0
+    assert run_train(data_bin, folder, "--tokens-per-sample", "32", "--sample-break-mode", "none") == 0
     return folder
 
 

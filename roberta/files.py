@@ -15,12 +15,14 @@ _MAX_JSON_BYTES = 2**26  # the state of a run takes some kB, a tokenizer of othe
 def write_text(path: Path, text: str) -> None:
     """Write a text file under a temporary name, sync it, and rename it.
 
+    Half a surrogate pair, which JSON and names of files may have and UTF-8 may not, is written as its escape.
+
     Raises:
         StorageError: the file can't be written; what was there before stays.
     """
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
+        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

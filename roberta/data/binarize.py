@@ -6,6 +6,7 @@ number of processes.
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -34,6 +35,8 @@ Progress = Callable[[int], object]  # called with the bytes of text done since t
 LEDGER_NAME = "shards.json"
 
 _MODELS = ("*.safetensors", "*.pt")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class PreprocessConfig:
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"--workers {self.workers}; expected at least 1")
         self._check_vocabulary()
-        self._check_standard_input()
+        self._check_inputs()
 
     def _check_vocabulary(self) -> None:
         if self.train_bpe is None:
@@ -90,12 +93,20 @@ class PreprocessConfig:
         if self.shards:
             raise ConfigError("--train-bpe would learn anew for every run of --shards; learn once, then give --vocab")
 
-    def _check_standard_input(self) -> None:
+    def _check_inputs(self) -> None:
         paths = [*(self.trainpref or ()), *(self.validpref or ()), *(self.testpref or ())]
         if paths.count(STANDARD_INPUT) > 1:
             raise ConfigError("- is given more than once; the standard input can be read once")
-        if STANDARD_INPUT in paths and (self.shards or self.train_bpe is not None):
-            raise ConfigError("--shards and --train-bpe read a file again; the standard input (-) can be read once")
+        for path in paths if self.shards or self.train_bpe is not None else ():
+            if path == STANDARD_INPUT or path.is_fifo():
+                raise ConfigError(f"--shards and --train-bpe read a file again; a pipe ({path}) can be read once")
+
+
+def _warn_of_shared_text(config: PreprocessConfig) -> None:
+    held_out = {path.resolve() for path in (*(config.validpref or ()), *(config.testpref or ()))}
+    for path in config.trainpref or ():
+        if path.resolve() in held_out:
+            logger.warning("%s is to be trained on and to be held out; figures on it will be too good", path)
 
 
 def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
@@ -109,6 +120,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
         VocabError: the vocabulary is damaged.
         StorageError: the folder can't be written, or another process writes there.
     """
+    _warn_of_shared_text(config)
     splits = _splits(config)
     sizes = [text_size(path) for paths in splits.values() for path in paths]
     known = [size for size in sizes if size is not None]

@@ -18,7 +18,7 @@ from roberta.data.text import COMPRESSED, identity
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint
 from roberta.download import cache_dir, sweep
-from roberta.errors import StorageError
+from roberta.errors import ConfigError, DataError, StorageError
 
 TEXT_SUFFIX = ".txt"
 
@@ -46,13 +46,16 @@ def binarized(
 ) -> Path:
     """Return the binarised form of raw text, made at the first call, below `folder` or `$ROBERTA_CACHE/data-bin`.
 
-    The validation split is `valid_data`, or else `valid_fraction` of the documents.
+    The validation split is `valid_data`, whose files are not trained on where they are among those of `data`, or else
+    `valid_fraction` of the documents.
 
     Raises:
         ConfigError, DataError, StorageError, VocabError: as `preprocess`.
     """
-    train = text_files(data)
-    valid = text_files(valid_data) if valid_data else None
+    valid = _validation_files(valid_data) if valid_data else None
+    train = _training_files(data, valid or ())
+    if valid is None and not valid_fraction:
+        raise ConfigError("there is nothing to validate on: give --valid-data, or a --valid-fraction above 0")
     fraction = 0.0 if valid else valid_fraction
     sources = [identity(path) for path in train], [identity(path) for path in valid or ()]
     key = json.dumps([*sources, fraction, fingerprint(Tokenizer.load(vocab))])
@@ -70,6 +73,21 @@ def binarized(
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _validation_files(path: Path) -> tuple[Path, ...]:
+    files = text_files(path)
+    if not files:
+        raise DataError(f"{path}: no {TEXT_SUFFIX} files in it; give a file, or a folder of such files")
+    return files
+
+
+def _training_files(path: Path, valid: tuple[Path, ...]) -> tuple[Path, ...]:
+    held_out = {file.resolve() for file in valid}
+    files = tuple(file for file in text_files(path) if file.resolve() not in held_out)
+    if not files:
+        raise DataError(f"{path}: all its text is that of --valid-data; nothing is left to train on")
+    return files
 
 
 def _publish(part: Path, target: Path) -> None:

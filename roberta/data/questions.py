@@ -1,10 +1,10 @@
 """Questions with options as token sequences, one for each option, the same way for training and for the hub.
 
 With a context: `<s> question option </s></s> context </s>`, the form in which RoBERTa was trained on RACE
-(arXiv:1907.11692 section 5.3); a blank `_` in the question is filled by the option. Without one:
-`<s> Q: question </s> A: option </s>`, the form for CommonsenseQA. What is too long is cut at the end of the context, or
-of the question where there is no context; options (with their question, where there is a context) have a limit of
-their own.
+(arXiv:1907.11692 section 5.3); a blank `_` in the question is filled by the option. All white space is single spaces,
+as it was there: line feeds were no part of the text of pretraining. Without one: `<s> Q: question </s> A: option </s>`,
+the form for CommonsenseQA. What is too long is cut at the end of the context, or of the question where there is no
+context; options (with their question, where there is a context) have a limit of their own.
 """
 
 import re
@@ -100,7 +100,7 @@ def _encoded(
 
 
 def _passage(example: ChoiceExample) -> str:
-    return example.context or f"Q: {example.question}"
+    return " ".join(example.context.split()) if example.context else f"Q: {example.question}"
 
 
 def _options(example: ChoiceExample) -> list[str]:
@@ -108,9 +108,8 @@ def _options(example: ChoiceExample) -> list[str]:
     if not example.context:
         return [f"A: {option}" for option in example.options]
     parts = _BLANK.split(example.question)
-    if len(parts) > 1:
-        return [option.join(parts) for option in example.options]
-    return [f"{example.question} {option}".strip() for option in example.options]
+    texts = [option.join(parts) if len(parts) > 1 else f"{example.question} {option}" for option in example.options]
+    return [" ".join(text.split()) for text in texts]
 
 
 def _is_shorter(cut: Tokens, whole: Tokens) -> bool:

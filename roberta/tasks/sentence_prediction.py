@@ -21,7 +21,7 @@ from roberta.data.indexed import idx_path
 from roberta.data.readers.binarized import binarized_dictionary, binarized_labels, read_binarized
 from roberta.data.readers.folders import read_folders
 from roberta.data.readers.glue import GLUE, glue_splits, read_glue
-from roberta.data.readers.split_files import find_split_file, has_split_file
+from roberta.data.readers.split_files import find_split_file, find_split_folder, has_split_file
 from roberta.data.readers.table import KINDS, TableFormat, read_table
 from roberta.data.submission import write_submission
 from roberta.data.tokenizer import Tokenizer
@@ -215,8 +215,8 @@ class SentencePredictionTask(Task):
             is_valid = _held_out(len(self._train), self.config.valid_fraction)
             if is_valid.all():
                 raise DataError(
-                    f"{self._train[0].source}: this one example can't be both trained on and held out for validation; "
-                    "add examples, or a validation split"
+                    f"{self._train[0].source}: --valid-fraction {self.config.valid_fraction} of {len(self._train)} "
+                    "leaves nothing to train on; lower it, add examples, or add a validation split"
                 )
             return [example for example, held in zip(self._train, is_valid, strict=True) if held == (split == "valid")]
         return self._train if split == "train" else self._read(split)
@@ -225,7 +225,7 @@ class SentencePredictionTask(Task):
         """Return whether the validation split is to be made from the training data, as there is none."""
         config = self.config
         if config.data_layout == "folders":
-            return not (config.data / "valid").is_dir()
+            return not find_split_folder(config.data, "valid").is_dir()
         if config.data_layout != "table":
             return False
         return config.data.is_file() or not has_split_file(config.data, "valid", KINDS)

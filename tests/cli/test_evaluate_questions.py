@@ -88,7 +88,10 @@ def test_choices_agree_with_those_of_the_hub(roberta, measure, tmp_path):
 
 
 def test_questions_are_cut_as_in_the_training_of_the_model(roberta, measure, tmp_path, capsys):
-    rows = [{"text": "the cat " * 20, "ask": "sat on", "of": ["a mat " * n, "dogs " * (n + 1)], "right": 0} for n in range(1, 9)]
+    rows = [
+        {"text": "the cat " * 20, "ask": "sat on", "of": ["a mat " * n, "dogs " * (n + 1)], "right": 0}
+        for n in range(1, 9)
+    ]
     write(tmp_path / "dev.jsonl", rows)
     columns = ("--context-field", "text", "--question-field", "ask", "--option-fields", "of", "--answer-field", "right")
     task = {"type": "sentence_ranking", "tokens_per_sample": 20, "max_option_length": 5}

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_bad_text_leaves_nothing_behind(tmp_path, tokenizer, content, message):
     with pytest.raises(DataError, match=message):
         binarize([tmp_path / "a.txt"], tmp_path / "data-bin" / "train", tokenizer)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "a.txt"]
+
+
+def test_a_pipe_is_not_read_twice(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"a pipe \(.*pipe\) can be read once"):
+        PreprocessConfig(trainpref=(tmp_path / "pipe",), train_bpe=300)
+
+
+def test_text_that_is_trained_on_and_held_out_is_warned_of(tmp_path, caplog):
+    path = written(tmp_path / "a.txt", documents(9))
+    preprocess(PreprocessConfig(trainpref=(path,), validpref=(path,), destdir=tmp_path / "data-bin", workers=1))
+    assert f"{path} is to be trained on and to be held out" in caplog.text
 
 
 def test_a_missing_file_is_found_before_any_work(tmp_path, tokenizer):
@@ -299,8 +312,8 @@ def test_a_vocabulary_is_learned_from_the_training_text(tmp_path):
         ({"validpref": (Path("a"),), "train_bpe": 300}, "give --trainpref"),
         ({"trainpref": (Path("a"),), "train_bpe": 300, "shards": True}, "learn once, then give --vocab"),
         ({"trainpref": (Path("-"),), "validpref": (Path("-"),)}, "- is given more than once"),
-        ({"trainpref": (Path("-"),), "shards": True}, r"the standard input \(-\) can be read once"),
-        ({"trainpref": (Path("-"),), "train_bpe": 300}, r"the standard input \(-\) can be read once"),
+        ({"trainpref": (Path("-"),), "shards": True}, r"a pipe \(-\) can be read once"),
+        ({"trainpref": (Path("-"),), "train_bpe": 300}, r"a pipe \(-\) can be read once"),
     ],
 )
 def test_contradictory_ways_of_working_are_refused(options, message):

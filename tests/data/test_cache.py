@@ -5,7 +5,7 @@ import pytest
 
 from roberta.data.cache import binarized, is_raw_text, text_files
 from roberta.data.indexed import IndexedDataset
-from roberta.errors import DataError
+from roberta.errors import ConfigError, DataError
 
 DOCUMENTS = "\n".join(f"document {i}\n" for i in range(20))
 
@@ -104,3 +104,23 @@ def test_what_a_killed_process_left_is_swept_and_what_is_being_made_is_not(text,
     text.write_text(DOCUMENTS + "\nmore\n", encoding="utf-8")
     names = {path.name for path in made(text).parent.iterdir()}
     assert names == {folder.name, made(text).name, live.name, "mine.part"}
+
+
+def test_validation_text_among_the_training_text_is_not_trained_on(tmp_path, text):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, words in (("train.txt", "one two\n"), ("valid.txt", "three\n")):
+        (folder / name).write_text(words, encoding="utf-8")
+    target = made(folder, valid=folder / "valid.txt")
+    assert [IndexedDataset(target / split).num_tokens for split in ("train", "valid")] == [3, 2]
+    with pytest.raises(DataError, match=r"valid\.txt: all its text is that of --valid-data; nothing is left"):
+        made(folder / "valid.txt", valid=folder)
+
+
+def test_what_leaves_nothing_to_validate_on_is_refused(tmp_path, text):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "wiki.valid.tokens").write_text("words\n")
+    with pytest.raises(DataError, match=r"empty: no \.txt files in it"):
+        made(text, valid=tmp_path / "empty")
+    with pytest.raises(ConfigError, match="give --valid-data, or a --valid-fraction above 0"):
+        made(text, fraction=0.0)

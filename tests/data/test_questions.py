@@ -9,7 +9,7 @@ from roberta.data.examples import ChoiceExample
 from roberta.data.questions import encode_questions
 from roberta.data.tokenizer import Tokenizer
 
-PASSAGE = "Dogs bark at night, and cats do not. " * 4
+PASSAGE = "Dogs bark at night, and cats do not. " * 4 + "So."
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,12 @@ def test_with_a_context_the_option_stands_before_it(tokenizer):
     assert not question.options_cut
 
 
+def test_white_space_is_single_spaces_beside_a_context(tokenizer):
+    given = example("Who\tbarks?", "the \u00a0 dogs", "cats", context=PASSAGE.replace(". ", ".\n\n") + "\n")
+    (question,) = encode_questions(tokenizer, [given])
+    assert sequences(question)[0] == tokenizer.encode_sequence("Who barks? the dogs", PASSAGE)
+
+
 def test_without_a_context_there_are_question_and_answer(tokenizer):
     (question,) = encode_questions(tokenizer, [example("Where is a fox?", "hen house", "a zoo", "NY")])
     assert sequences(question) == [
@@ -47,7 +53,7 @@ def test_without_a_context_there_are_question_and_answer(tokenizer):
 @pytest.mark.parametrize(
     ("question", "text"),
     [
-        ("Cats  _  .", "Cats  do not  ."),
+        ("Cats  _\n.", "Cats do not ."),
         ("__ is what cats do", "do not is what cats do"),
         ("_ and _", "do not and do not"),
         ("What of snake_case?", "What of snake_case? do not"),

@@ -237,7 +237,7 @@ def test_a_class_that_is_held_out_whole_is_still_known(tmp_path, tokenizer):
 
 def test_one_example_can_not_be_shared_out(tmp_path, tokenizer):
     path = write_table(tmp_path / "all.tsv", [("a", "x")])
-    with pytest.raises(DataError, match="all.tsv:2: this one example can't be both trained on and held out"):
+    with pytest.raises(DataError, match=r"all.tsv:2: --valid-fraction 0.1 of 1 leaves nothing to train on"):
         task_of(path, tokenizer, labels=("x", "y")).samples("train")
 
 

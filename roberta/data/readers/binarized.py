@@ -51,10 +51,16 @@ def read_binarized(folder: Path, split: str, *, needs_labels: bool = True) -> li
     the split may have no labels, which then are None.
 
     Raises:
-        DataError: a file is missing or damaged, files do not fit each other, or a label is unknown.
+        DataError: a file is missing or damaged, files do not fit each other, a label is unknown, or the folder holds
+            questions with options.
         VocabError: the dictionary of the labels can't be read.
     """
     inputs = _inputs(folder, split)
+    if len(inputs) > 2 and not binarized_labels(folder):
+        raise DataError(
+            f"{folder}: {len(inputs)} inputs and numbers for labels, as made for sentence_ranking, where each but the "
+            "first is an option; give the raw questions to roberta-finetune race, commonsense_qa or choices"
+        )
     labels = _labels(folder, split) if needs_labels or _has_labels(folder, split) else [None] * len(inputs[0])
     for name, count in [*((data.prefix, len(data)) for data in inputs[1:]), (folder / _LABEL / split, len(labels))]:
         if count != len(inputs[0]):

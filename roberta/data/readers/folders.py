@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roberta.data.examples import TextExample, check_texts
+from roberta.data.readers.split_files import find_split_folder
 from roberta.data.text import read_lines
 from roberta.errors import DataError, choices
 
@@ -15,13 +16,15 @@ _KIND = ".txt"
 def read_folders(folder: Path, split: str, labels: Sequence[str] = ()) -> list[TextExample]:
     """Return the text of each file of a split, labelled by its folder; its id is the file's name without `.txt`.
 
+    The folder of `valid` may also be named dev, val or validation.
+
     labels: the folders to read; if not given, all but those that are known to be no classes, such as `unsup`.
 
     Raises:
         DataError: the split or the folder of a label is not there or holds no texts, or a file is empty or can't be
             read.
     """
-    parent = folder / split
+    parent = find_split_folder(folder, split)
     if not parent.is_dir():
         raise DataError(f"{parent}: no such folder, expected {split}/LABEL/NAME{_KIND}; {choices(split, _in(folder))}")
     there = _in(parent)

@@ -6,7 +6,7 @@ from pathlib import Path
 from roberta.data.text import COMPRESSED
 from roberta.errors import DataError
 
-_WORDS = {"valid": ("valid", "dev", "val", "validation")}
+_WORDS = {"train": ("train",), "valid": ("valid", "dev", "val", "validation"), "test": ("test",)}
 _ADVICE = "keep one of them"
 
 
@@ -33,6 +33,20 @@ def find_split_file(folder: Path, split: str, kinds: tuple[str, ...], *, advice:
     )
 
 
+def find_split_folder(folder: Path, split: str) -> Path:
+    """Return the folder of a split: the one of its name, or else of another word of `find_split_file` that is there.
+
+    Raises:
+        DataError: there are several such others.
+    """
+    there = [word for word in _WORDS.get(split, (split,)) if (folder / word).is_dir()]
+    if split in there or not there:
+        return folder / split
+    if len(there) > 1:
+        raise DataError(f"{folder}: {' and '.join(there)} could each be the {split} split; {_ADVICE}")
+    return folder / there[0]
+
+
 def has_split_file(folder: Path, split: str, kinds: tuple[str, ...]) -> bool:
     """Tell whether there is a file of a split, or several, which `find_split_file` refuses."""
     return bool(_found(folder, split, kinds)[0])
@@ -52,4 +66,13 @@ def _found(folder: Path, split: str, kinds: tuple[str, ...]) -> tuple[list[str],
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     stems = {name: ending.sub("", name).lower() for name in names if ending.search(name)}
     exact = [name for name, stem in stems.items() if stem in words]
-    return exact or [name for name, stem in stems.items() if set(words).intersection(re.split("[^a-z]+", stem))], names
+    if exact:
+        return exact, names
+    found = [name for name, stem in stems.items() if set(words).intersection(re.split("[^a-z]+", stem))]
+    for name in found:
+        splits = [other for other in _WORDS if set(_WORDS[other]).intersection(re.split("[^a-z]+", stems[name]))]
+        if len(splits) > 1:
+            raise DataError(
+                f"{folder / name}: its name says {' and '.join(splits)}; rename it, so that it says one split"
+            )
+    return found, names

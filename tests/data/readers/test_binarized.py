@@ -108,3 +108,13 @@ def test_the_golden_pairs_are_the_raw_ones(shared, split):
 def test_the_golden_classes_are_in_the_order_of_their_frequency(shared):
     assert binarized_labels(shared / "golden" / "glue" / "PAIR-bin") == ("neutral", "contradiction", "entailment")
     assert binarized_dictionary(shared / "golden" / "glue" / "PAIR-bin") == Dictionary.load_packaged()
+
+
+def test_questions_with_options_are_refused(folder):
+    (folder / "label" / "dict.txt").unlink()
+    (folder / "label" / "train.label").write_text("0\n1\n")
+    binarise(folder / "input2" / "train", [7], [8])
+    with pytest.raises(
+        DataError, match=r"3 inputs and numbers for labels, .* give the raw questions to roberta-finetune"
+    ):
+        read_binarized(folder, "train")

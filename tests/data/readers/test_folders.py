@@ -8,6 +8,7 @@ import pytest
 
 from roberta.data.examples import TextExample
 from roberta.data.readers.folders import read_folders
+from roberta.data.readers.split_files import find_split_folder
 from roberta.errors import DataError
 
 
@@ -58,6 +59,21 @@ def test_what_is_missing_is_named(folder):
     (folder / "test").mkdir()
     with pytest.raises(DataError, match="test: no folders of labels in it"):
         read_folders(folder, "test")
+
+
+@pytest.mark.parametrize("name", ["valid", "dev", "val", "validation"])
+def test_the_validation_split_has_several_names(folder, name):
+    (folder / "train").rename(folder / name)
+    assert len(read_folders(folder, "valid")) == 3
+    (folder / "valid").mkdir(exist_ok=True)
+    assert find_split_folder(folder, "valid") == folder / "valid"
+
+
+def test_two_folders_that_could_be_the_split_are_refused(folder):
+    for name in ("dev", "val"):
+        (folder / name).mkdir()
+    with pytest.raises(DataError, match="dev and val could each be the valid split; keep one of them"):
+        read_folders(folder, "valid")
 
 
 def test_the_genuine_sample_is_balanced(shared, tmp_path):

@@ -247,3 +247,11 @@ def test_the_genuine_ag_news_is_read(shared):
     path = shared / "data" / "agnews" / "dev.tsv.xz"
     examples = read_table(path, TableFormat(columns=("text", "label")))
     assert {example.label for example in examples} == {"World", "Sports", "Business", "Sci/Tech"}
+
+
+def test_a_name_of_two_splits_is_refused(tmp_path):
+    (tmp_path / "my_train_dev.csv").touch()
+    for split in ("train", "valid"):
+        with pytest.raises(DataError, match=r"my_train_dev\.csv: its name says train and valid; rename it"):
+            find_split_file(tmp_path, split, KINDS)
+    assert not has_split_file(tmp_path, "test", KINDS)

@@ -155,6 +155,11 @@ def _evaluate_numbers(judgement: Judgement, examples: Sequence[TextExample]) -> 
 def _evaluate_several_classes(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
     """Judge each class alone: it is predicted where its output is positive, that is where it is likelier than not."""
     names = _class_names(judgement)
+    if not judgement.roberta.model.head_config(judgement.head).multi_label:
+        raise ConfigError(
+            f"head {judgement.head!r} was trained to choose one class, and the data has several at once; "
+            "train one with roberta-finetune table --kind multi_label"
+        )
     targets = np.zeros((len(examples), len(names)), dtype=np.bool_)
     for row, example in enumerate(examples):
         assert isinstance(example.label, tuple), f"{example.source}: labels of different kinds"
@@ -193,9 +198,13 @@ def _class_names(judgement: Judgement) -> tuple[str, ...]:
 
 
 def _class_of(label: object, names: Sequence[str], judgement: Judgement, source: str) -> int:
-    if label not in names:
+    """Return the number of a label's class, whose name may differ in the case of letters, as ENTAILMENT does."""
+    if label in names:
+        return names.index(str(label))
+    alike = [index for index, name in enumerate(names) if name.lower() == str(label).lower()]
+    if len(alike) != 1:
         raise DataError(f"{source}: label {label!r} is unknown to head {judgement.head!r}; {choices(label, names)}")
-    return names.index(str(label))
+    return alike[0]
 
 
 def _outputs(judgement: Judgement, examples: Sequence[TextExample]) -> tuple[NDArray[np.float32], dict[str, Any]]:

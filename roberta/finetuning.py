@@ -30,6 +30,7 @@ from roberta.model_card import write_run_cards
 from roberta.plotting import plot, plot_confusion, read_logs, save
 from roberta.recipe import Recipe
 from roberta.report import Report, Run, Split, confusion
+from roberta.run_folder import RUN
 from roberta.tasks.task import Samples
 from roberta.trainer import Trainer
 from roberta.validation import predict
@@ -116,22 +117,26 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     returns the report; others None.
 
     Raises:
+        ConfigError: the folder holds other runs, or the options of one of the runs make no sense.
         PreemptionError: SIGTERM or Ctrl-C came; what was trained was saved, and the next run was not begun.
         RobertaError: as the trainer and the readers of the data do.
     """
     save_dir = recipe.trainer.save_dir
     runs = []
     combinations = list(product(sweep.lr, sweep.seeds))
+    folders = [save_dir / f"lr{lr:g}_seed{seed}" for lr, seed in combinations] if len(combinations) > 1 else [save_dir]
+    variants = [_variant(recipe, *values, folder) for values, folder in zip(combinations, folders, strict=True)]
     tests: dict[str, Samples] | None = None
-    for lr, seed in combinations:
-        folder = save_dir if len(combinations) == 1 else save_dir / f"lr{lr:g}_seed{seed}"
-        trainer = Trainer(_variant(recipe, lr, seed, folder), source)
+    if len(variants) > 1:
+        _check_is_free(save_dir, resume=recipe.trainer.resume)
+    for variant in variants:
+        trainer = Trainer(variant, source)
         if tests is None:  # read before training, so that damage in them is found before and not after it
             if isinstance(recipe.criterion, SentencePredictionLossConfig):
                 recipe.criterion.check_fits(trainer.task.head_config(recipe.model))
             tests = {split: trainer.task.samples(split) for split in trainer.task.test_splits()}
-        if len(combinations) > 1 and trainer.world.is_main:
-            logger.info("lr %g, seed %d", lr, seed)
+        if len(variants) > 1 and trainer.world.is_main:
+            logger.info("lr %g, seed %d", variant.schedule.lr, variant.trainer.seed)
         metrics = _train(trainer)
         runs.append(_described(trainer, metrics))
     if not trainer.world.is_main:
@@ -154,6 +159,16 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     write_text(save_dir / f"{REPORT}.md", report.to_markdown(*_draw(save_dir, report)))
     write_run_cards(save_dir)
     return report
+
+
+def _check_is_free(save_dir: Path, *, resume: bool) -> None:
+    """Refuse to begin several runs in the folder of a single one, or of several that are not to be gone on with."""
+    if native.steps(save_dir) or (save_dir / RUN).is_file():
+        raise ConfigError(f"{save_dir} holds a single run; choose another --save-dir for several")
+    if not resume and any((save_dir / name).exists() for name in (native.BEST, f"{REPORT}.json")):
+        raise ConfigError(
+            f"{save_dir} already holds runs; add --resume to go on with them, or choose another --save-dir"
+        )
 
 
 def _described(trainer: Trainer, last: dict[str, float]) -> Run:

@@ -254,6 +254,27 @@ def test_a_best_model_of_a_run_is_linked_not_copied(tmp_path, source, monkeypatc
     assert ours.samefile(theirs)
 
 
+def test_several_runs_do_not_take_the_place_of_others(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    recipe, sweep = recipe_of(tmp_path, source, ["a", "b"] * 4, keep_best=True, max_update=2), SweepConfig(seeds=(1, 2))
+    finetune("mine", recipe, sweep, source)
+    with pytest.raises(ConfigError, match="run already holds runs; add --resume to go on with them"):
+        finetune("mine", recipe, SweepConfig(seeds=(3, 4)), source)
+    alone = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, save_dir=tmp_path / "alone"))
+    finetune("mine", alone, SweepConfig(), source)
+    for resume in (False, True):
+        trainer = dataclasses.replace(alone.trainer, resume=resume)
+        with pytest.raises(ConfigError, match="alone holds a single run; choose another --save-dir for several"):
+            finetune("mine", dataclasses.replace(alone, trainer=trainer), sweep, source)
+
+
+def test_all_runs_are_checked_before_the_first_one(tmp_path, source):
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4)
+    with pytest.raises(ConfigError, match="--lr is nan"):
+        finetune("mine", recipe, SweepConfig(lr=(1e-3, float("nan"))), source)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("maximise", [True, False])
 def test_a_run_that_went_astray_is_never_the_best(maximise):
     figures = [float("nan"), 0.5, float("inf"), 0.7, float("-inf"), 0.7]

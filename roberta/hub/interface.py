@@ -185,17 +185,19 @@ class RobertaHubInterface(HubModel):
         labels: Sequence[str],
         *,
         template: str = "This example is {}.",
-        head: str = "mnli",
+        head: str | None = None,
         multi_label: bool = False,
         truncate: bool = False,
     ) -> predicting.Classification | list[predicting.Classification]:
         """Return which of some labels fits a text, by an NLI head: does the text entail the template with the label?
 
+        head: `mnli` if there is one, or else the one with a class "entailment" (in letters of either case).
+
         With `multi_label` each probability is that of entailment against the other classes of the head; without it
         those are divided by their sum.
 
         Raises:
-            ConfigError: the model has no such head, or the head has no class "entailment".
+            ConfigError: the model has no such head, or several, or the head has no such class.
             DataError: labels are no list, missing or not distinct, the template has no `{}`, or a text is too long.
 
         >>> sorted(roberta.zero_shot("The match ended 3:2.", ["sport", "politics"]).probabilities)

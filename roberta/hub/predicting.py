@@ -27,6 +27,7 @@ from roberta.models.heads import (
 from roberta.models.roberta import RobertaModel
 
 ENTAILMENT = "entailment"
+_MNLI = "mnli"
 Label = str | int  # the name of a class, or its number where the head has no names
 
 
@@ -110,7 +111,7 @@ def predict_texts(engine: Engine, head: str, texts: Sequence[tuple[str, ...]], *
 
 def zero_shot(
     engine: Engine,
-    head: str,
+    head: str | None,
     texts: Sequence[str],
     labels: Sequence[str],
     *,
@@ -121,11 +122,13 @@ def zero_shot(
     """Return how much the text entails that each label fits it, by an NLI head, for each text in input order.
 
     Raises:
-        ConfigError: the model has no such head, or the head has no class "entailment".
+        ConfigError: the model has no such head, or several, or the head has no class "entailment".
         DataError: labels are no list, missing or not distinct, the template has no place for them, or a text is too
             long.
     """
-    if ENTAILMENT not in getattr(engine.model.head_config(head), "labels", ()):
+    head = _nli_head(engine) if head is None else head
+    entailment = _entailment(engine.model.head_config(head))
+    if entailment is None:
         raise ConfigError(f"head {head!r} has no class {ENTAILMENT!r}; zero-shot needs an NLI head with label names")
     labels = as_word_list(labels, "labels")
     if not labels or len(set(labels)) < len(labels):
@@ -136,13 +139,27 @@ def zero_shot(
     found = predict_texts(engine, head, pairs, truncate=truncate)
     results = []
     for start in range(0, len(found), len(labels)):
-        entailed = [prediction.probabilities[ENTAILMENT] for prediction in found[start : start + len(labels)]]
+        entailed = [prediction.probabilities[entailment] for prediction in found[start : start + len(labels)]]
         total = 1.0 if multi_label else sum(entailed)
         probabilities: dict[Label, float] = {
             label: value / total for label, value in zip(labels, entailed, strict=True)
         }
         results.append(Classification(max(probabilities, key=probabilities.__getitem__), probabilities))
     return results
+
+
+def _nli_head(engine: Engine) -> str:
+    """Return the name of the head that knows entailment; of several the one of MNLI."""
+    heads = [name for name, config in engine.model.head_configs.items() if _entailment(config) is not None]
+    if _MNLI in heads or len(heads) == 1:
+        return _MNLI if _MNLI in heads else heads[0]
+    found = f"{len(heads)} heads with one: {', '.join(heads)}; name one" if heads else "no head with one"
+    raise ConfigError(f"zero-shot needs an NLI head, with a class {ENTAILMENT!r}, and the model has {found}")
+
+
+def _entailment(config: Any) -> str | None:
+    """Return how a head's config spells that class; None if it has none."""
+    return next((name for name in getattr(config, "labels", ()) if name.lower() == ENTAILMENT), None)
 
 
 def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:

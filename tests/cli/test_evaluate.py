@@ -23,6 +23,7 @@ HEADS = {
     "nameless": ClassificationHeadConfig(num_classes=2),
     "stars": RegressionHeadConfig(maximum=5.0),
     "topics": ClassificationHeadConfig(num_classes=3, labels=("art", "sport", "war")),
+    "tags": ClassificationHeadConfig(num_classes=3, labels=("art", "sport", "war"), multi_label=True),
 }
 WORDS = "the cat sat on a mat and saw seven dogs who ran far away from it last night".split()
 
@@ -206,6 +207,20 @@ def test_your_own_tables_and_folders_are_scored(measure, roberta, pairs, tmp_pat
     assert measure("folders", tmp_path, "--head", "topics")["correct"] == correct
 
 
+def test_the_case_of_labels_does_not_matter_where_it_tells_nothing_apart(measure, roberta, pairs, tmp_path):
+    found = []
+    for label in ("Sport", "sport"):
+        table(tmp_path / "dev.tsv", "text\tlabel", [(pairs[0][0], label), (pairs[1][0], "war")])
+        found.append(measure("table", tmp_path, "--head", "topics")["confusion"])
+    assert found[0] == found[1]
+
+
+def test_several_labels_need_a_head_for_several(refuse, pairs, tmp_path):
+    table(tmp_path / "dev.tsv", "text\tlabel", [(pairs[0][0], "art,sport")])
+    said = refuse("table", tmp_path, "--kind", "multi_label", "--head", "topics")
+    assert "head 'topics' was trained to choose one class, and the data has several at once" in said
+
+
 def test_several_labels_are_those_that_are_likelier_than_not(measure, roberta, pairs, tmp_path):
     names = HEADS["topics"].labels
     rng = np.random.default_rng(1)
@@ -215,9 +230,9 @@ def test_several_labels_are_those_that_are_likelier_than_not(measure, roberta, p
         for pair, flags in zip(pairs, targets.tolist(), strict=True)
     ]
     (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    logits = [roberta.predict("topics", roberta.encode(pair[0]), return_logits=True)[0] for pair in pairs]
+    logits = [roberta.predict("tags", roberta.encode(pair[0]), return_logits=True)[0] for pair in pairs]
     found = (torch.stack(logits).sigmoid() > 0.5).numpy()
-    result = measure("table", tmp_path, "--kind", "multi_label", "--head", "topics")
+    result = measure("table", tmp_path, "--kind", "multi_label", "--head", "tags")
     assert result["micro_f1"] == pytest.approx(sklearn.metrics.f1_score(targets, found, average="micro"))
     assert result["exact_match"] == sklearn.metrics.accuracy_score(targets, found)
 
@@ -250,7 +265,7 @@ def test_texts_are_cut_as_in_the_training_of_the_model(roberta, tmp_path, capsys
 def test_what_does_not_fit_is_refused(refuse, tmp_path):
     table(tmp_path / "dev.tsv", "sentence1\tsentence2\tlabel", [("a", "b", "entailment"), ("a", "b", "not_entailment")])
     table(tmp_path / "test.tsv", "sentence1\tsentence2", [("a", "b")])
-    assert "the model has 4 heads that judge texts: mnli, nameless, stars, topics" in refuse("rte", tmp_path)
+    assert "the model has 5 heads that judge texts: mnli, nameless, stars, topics, tags" in refuse("rte", tmp_path)
     assert "dev.tsv:3: label 'not_entailment' is unknown to head 'mnli'; allowed: contradiction" in refuse(
         "rte", tmp_path, "--head", "mnli"
     )

@@ -136,7 +136,7 @@ def without_places(report: dict) -> dict:
 
 def test_a_finished_sweep_is_not_trained_again(swept, model, capsys, monkeypatch):
     folder, report = swept
-    assert "already holds a run; add --resume" in refusal(arguments(folder, model, *SWEEP), capsys)
+    assert "already holds runs; add --resume" in refusal(arguments(folder, model, *SWEEP), capsys)
     monkeypatch.setattr(Trainer, "train_step", None)
     assert without_places(run(folder, model, *SWEEP, "--resume")) == without_places(report)
 

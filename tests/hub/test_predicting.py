@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from roberta.checkpoint import native
+from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.hub import RobertaHubInterface, from_pretrained
 from roberta.models.heads import (
@@ -16,6 +17,7 @@ from roberta.models.heads import (
     SpanHeadConfig,
     TaggingHeadConfig,
 )
+from roberta.models.roberta import RobertaConfig, RobertaModel
 
 TEXTS = ["a", "one two three", ("b c", "d e f g h"), ""]
 NLI = ("contradiction", "neutral", "entailment")
@@ -212,3 +214,20 @@ def test_zero_shot_without_sense_is_refused(headed, labels, options, error, mess
 def test_contradictory_heads_are_refused(config, options, message):
     with pytest.raises(ConfigError, match=message):
         config(**options)
+
+
+def test_zero_shot_finds_the_head_and_the_case_of_its_class():
+    model = RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=16, ffn_embed_dim=16, attention_heads=2))
+    roberta = RobertaHubInterface(model.eval(), Tokenizer.load())
+    with pytest.raises(ConfigError, match="zero-shot needs an NLI head, .* and the model has no head with one"):
+        roberta.zero_shot("A goal!", ["sport"])
+    names = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
+    model.register_head("classification", ClassificationHeadConfig(num_classes=3, labels=names))
+    found = roberta.zero_shot("A goal!", ["sport"], multi_label=True).probabilities["sport"]
+    entailed = roberta.predict("classification", ("A goal!", "This example is sport.")).probabilities["ENTAILMENT"]
+    assert found == pytest.approx(entailed)
+    model.register_head("rte", ClassificationHeadConfig(num_classes=2, labels=("entailment", "not_entailment")))
+    with pytest.raises(ConfigError, match="the model has 2 heads with one: classification, rte; name one"):
+        roberta.zero_shot("A goal!", ["sport"])
+    model.register_head("mnli", ClassificationHeadConfig(num_classes=3, labels=names))
+    assert roberta.zero_shot("A goal!", ["sport"]) == roberta.zero_shot("A goal!", ["sport"], head="mnli")

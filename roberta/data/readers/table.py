@@ -160,7 +160,7 @@ def name_of(row: Row, column: str) -> str:
         DataError: it is empty or something else.
     """
     value = row.cells[column]
-    if isinstance(value, int | float):  # a bool is an int
+    if isinstance(value, int) or (isinstance(value, float) and isfinite(value)):  # a bool is an int
         return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{row.source}: {column} is {json.dumps(value):.60}; expected a name that is not empty")
@@ -176,7 +176,7 @@ def number_of(row: Row, column: str) -> float:
     value = row.cells[column]
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         number = float("nan")
     if not isfinite(number):
         raise DataError(f"{row.source}: {column} is {json.dumps(value):.60}; expected a finite number, such as 2.5")

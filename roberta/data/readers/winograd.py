@@ -21,6 +21,8 @@ PRONOUN_SETS: dict[str, dict[str, Any]] = {
 
 _BLANK = "_"
 _WORD = re.compile(r"\S+")
+_PUNCTUATION = '.,"'  # that a pronoun of WSC's may end with
+_SPACED = re.compile(r" +(?=[.,;:!?])")
 _MARK = "|"  # stands for the pronoun while white space is squeezed
 _NUM_OPTIONS = 2  # of WinoGrande
 
@@ -29,6 +31,8 @@ def read_wsc(path: Path) -> list[PronounExample]:
     """Return the questions of SuperGLUE's WSC (arXiv:1905.00537): does the pronoun stand for the one candidate?
 
     Its `span2_index` counts words between white space; where another word stands there, the nearest such word is taken.
+    As RoBERTa was tuned on it, the comma or full stop that a candidate ends with goes, that of a pronoun belongs to the
+    text after it, and there are no spaces before punctuation.
 
     Raises:
         DataError: the file can't be read, a field is missing or of a wrong type, or the pronoun is not in the text;
@@ -37,17 +41,20 @@ def read_wsc(path: Path) -> list[PronounExample]:
     examples: list[PronounExample] = []
     for row in read_json_lines(path):
         text, query = row.get("text", str), row.get("target.span1_text", str)
-        pronoun = row.get("target.span2_text", str)
-        start = _word_start(text, pronoun, row.get("target.span2_index", int), row.source)
-        if not query.strip():
+        marked = row.get("target.span2_text", str)
+        start = _word_start(text, marked, row.get("target.span2_index", int), row.source)
+        pronoun = marked.rstrip(_PUNCTUATION) or marked
+        query = _squeezed(query)
+        query = query[:-1] if query.endswith((".", ",")) else query
+        if not query:
             raise DataError(f"{row.source}: span1_text is empty; mend the line or leave it out")
         label = row.get("label", bool) if "label" in row.fields else None
         examples.append(
             PronounExample(
-                before=text[:start],
+                before=_SPACED.sub("", text[:start]),
                 pronoun=pronoun,
-                after=text[start + len(pronoun) :],
-                candidates=(query.strip(),),
+                after=_SPACED.sub("", text[start + len(pronoun) :]),
+                candidates=(query,),
                 answer=None if label is None else 0 if label else REJECTED,
                 source=row.source,
                 id=str(row.get("idx", int) if "idx" in row.fields else len(examples)),
@@ -59,8 +66,8 @@ def read_wsc(path: Path) -> list[PronounExample]:
 def read_winograd_text(path: Path) -> list[PronounExample]:
     """Return the questions of WSC273's or DPR's text files: a text, the pronoun, `candidate,candidate`, the answer.
 
-    Each is followed by an empty line. Of several words like the pronoun the first one is meant: in DPR, where there
-    are such, it opens the second clause.
+    Each is followed by an empty line. Of several words like the pronoun the first one after all candidates is taken,
+    or else the first one: nothing tells which is meant, and in DPR it mostly opens the clause after both.
 
     Raises:
         DataError: the file can't be read, a question has other than four lines, its text no such pronoun, or its answer
@@ -69,7 +76,7 @@ def read_winograd_text(path: Path) -> list[PronounExample]:
     examples = []
     for number, (text, pronoun, names, answer) in _records(path):
         source = f"{path}:{number}"
-        found = re.search(rf"(?<!\w){re.escape(pronoun)}(?!\w)", text)
+        found = list(re.finditer(rf"(?<!\w){re.escape(pronoun)}(?!\w)", text))
         if not found:
             raise DataError(
                 f"{source}: no {pronoun!r} in {text!r:.60}; the second line must be the pronoun in the text"
@@ -80,11 +87,13 @@ def read_winograd_text(path: Path) -> list[PronounExample]:
         _check_distinct(candidates, f"{path}:{number + 2}")
         if _squeezed(answer) not in candidates:
             raise DataError(f"{path}:{number + 3}: answer {answer!r:.60}; {choices(_squeezed(answer), candidates)}")
+        named = max(text.lower().rfind(name.strip().lower()) for name in names.split(","))
+        place = next((place for place in found if place.start() > named), found[0])
         examples.append(
             PronounExample(
-                before=_squeezed(text[: found.start()] + _MARK)[:-1],
+                before=_squeezed(text[: place.start()] + _MARK)[:-1],
                 pronoun=pronoun,
-                after=_squeezed(_MARK + text[found.end() :])[1:],
+                after=_squeezed(_MARK + text[place.end() :])[1:],
                 candidates=candidates,
                 answer=candidates.index(_squeezed(answer)),
                 source=source,

@@ -47,6 +47,14 @@ def test_a_pronoun_beside_its_index_is_found(tmp_path):
     assert example.before == "Mark told Pete that "
 
 
+def test_punctuation_of_wsc_is_put_where_it_belongs(tmp_path):
+    target = {"span1_text": "the  fire.", "span1_index": 3, "span2_text": "it,", "span2_index": 9}
+    row = {**WSC, "text": "Days called for the fire , and when Ann lit it, all sat down .", "target": target}
+    (example,) = read_wsc(write_lines(tmp_path / "val.jsonl", row))
+    assert example.before == "Days called for the fire, and when Ann lit "
+    assert (example.pronoun, example.after, example.candidates) == ("it", ", all sat down.", ("the fire",))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -72,6 +80,20 @@ def test_dpr_and_wsc273_have_four_lines_a_question(tmp_path):
     assert (first.candidates, first.answer) == (("The bee", "the flower"), 1)
     assert (second.before, second.after) == ("It fell ", " was big.")
     assert (second.candidates, second.answer, second.source) == (("the cup", "the box"), 1, f"{path}:6")
+
+
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("The bee says it saw the flower, but it left.", "The bee says it saw the flower, but "),
+        ("It is said of it that The bee left the flower.", "It is said of "),
+    ],
+)
+def test_of_several_pronouns_the_one_after_all_candidates_is_taken(tmp_path, text, before):
+    path = tmp_path / "wsc.txt"
+    path.write_text(f"{text}\nit\nThe bee,the flower\nthe flower\n", encoding="utf-8")
+    (example,) = read_winograd_text(path)
+    assert example.before == before
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from roberta.progress import progress_bar
 from roberta.registry import HEADS
 from roberta.tasks.masked_lm import MaskedLMTask
 from roberta.tasks.task import Samples, Task
-from roberta.validation import check_lengths, evaluate
+from roberta.validation import check_head, check_lengths, evaluate
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -69,10 +69,10 @@ def evaluate_questions(
     which needs no fine-tuning.
 
     Raises:
-        ConfigError: the model has no such head.
+        ConfigError: the model has no such head, or it is not for such questions.
         DataError: the split is missing or damaged, or holds no answers.
     """
-    roberta.model.head_config(criterion.head)
+    check_head(criterion.config, roberta.model.head_config(criterion.head))
     started = time.perf_counter()
     samples: Any = task.samples(split)
     limit = max(max_tokens, int(samples.sizes.max()))

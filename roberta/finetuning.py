@@ -19,7 +19,6 @@ from roberta import pretrained
 from roberta.checkpoint import native
 from roberta.checkpoint.folders import replacing
 from roberta.config import option
-from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
 from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.winograd import PRONOUN_SETS
@@ -132,8 +131,6 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     for variant in variants:
         trainer = Trainer(variant, source)
         if tests is None:  # read before training, so that damage in them is found before and not after it
-            if isinstance(recipe.criterion, SentencePredictionLossConfig):
-                recipe.criterion.check_fits(trainer.task.head_config(recipe.model))
             tests = {split: trainer.task.samples(split) for split in trainer.task.test_splits()}
         if len(variants) > 1 and trainer.world.is_main:
             logger.info("lr %g, seed %d", variant.schedule.lr, variant.trainer.seed)
@@ -149,7 +146,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     report = Report(
         name=name,
         data=str(recipe.task.data),
-        init_from=str(recipe.trainer.init_from),
+        init_from=str(trainer.config.init_from),
         metric=trainer.valid_samples.metric,
         runs=tuple(runs),
         best=best_run,

@@ -18,6 +18,7 @@ from roberta.tasks.task import Samples
 logger = logging.getLogger(__name__)
 
 _BESIDE_POSITION = frozenset({"data", "conditions", "optimizer", "loss_scale", "max_update"})  # in the state of a run
+_SINCE = frozenset({"valid"})  # likewise, but states of earlier versions don't have it
 _LOOKED_AT = 2**20  # tokens of samples whose contents count, at most
 _AT_ONCE = 256  # samples of them in a batch
 
@@ -32,8 +33,9 @@ def position_and_rest(state: Mapping[str, Any], source: str) -> tuple[dict[str, 
     """
     if missing := _BESIDE_POSITION - state.keys():
         raise CheckpointError(f"{source}: the state of the run lacks {', '.join(sorted(missing))}; it can't go on")
-    position = {name: value for name, value in state.items() if name not in _BESIDE_POSITION}
-    return position, {name: state[name] for name in _BESIDE_POSITION}
+    rest = _BESIDE_POSITION | _SINCE
+    position = {name: value for name, value in state.items() if name not in rest}
+    return position, {name: state.get(name) for name in rest}
 
 
 def data_fingerprint(samples: Samples, tokenizer: Tokenizer) -> dict[str, int]:
@@ -97,6 +99,17 @@ def check_data(old: Mapping[str, Any], new: Mapping[str, Any], *, source: str, t
             f"{source}: the run was trained on other data than {task}: {changes}; resume with its own, "
             "or begin another run with --init-from"
         )
+
+
+def is_validated_elsewhere(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Return whether the fingerprints of the validation data differ, and say so; figures on it can't be compared then.
+
+    old: None where it was not written down.
+    """
+    changes = "" if old is None else _differences(old, new)
+    if changes:
+        logger.warning("the validation data is not that of before (%s): the best figure so far is forgotten", changes)
+    return bool(changes)
 
 
 def warn_of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -16,7 +17,8 @@ _TORCHRUN = ("RANK", "TORCHELASTIC_RUN_ID")  # nobody else repeats signals: Ctrl
 class Interruption:
     """Within this context the first signal is noted in `requested`; one that comes later acts as it did before.
 
-    One within another is the other's: what came earlier counts, and what comes is noted in both.
+    One within another is the other's: what came earlier counts, and what comes is noted in both. Outside of the main
+    thread, to which Python gives all signals, nothing is noted.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,6 +34,8 @@ class Interruption:
         return self._noted is not None if self._outer is None else self._outer.requested
 
     def __enter__(self) -> "Interruption":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         owner = getattr(signal.getsignal(SIGNALS[0]), "__self__", None)
         if isinstance(owner, Interruption):
             self._outer = owner

@@ -15,8 +15,12 @@ class Meter:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew: what was before was no training."""
         self._all_paused = 0.0
-        self._asked = clock()
+        self._asked = self._clock()
         self._restart()
 
     def _restart(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -146,6 +147,14 @@ class Recipe:
     optimizer: Any
     schedule: Any
     trainer: TrainerConfig
+
+    def continuing(self, options: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe of a run that goes on: the model that it took its weights from is that of its beginning.
+
+        options: all options of the run, as `to_json` wrote them.
+        """
+        init_from = options.get("trainer", {}).get("init_from")
+        return dataclasses.replace(self, trainer=dataclasses.replace(self.trainer, init_from=init_from))
 
     def to_json(self) -> dict[str, Any]:
         """Return all options, by component."""

@@ -47,6 +47,10 @@ class Position:
             raise CheckpointError(f"{source}: where the run is can't be told: {', '.join(wrong)} missing or no number")
         return cls(**values)
 
+    def forget_best(self) -> None:
+        """Begin to look for the best validation anew."""
+        self.best, self.best_update, self.validations_since_best = None, 0, 0
+
     def take_validation(self, value: float, *, maximise: bool) -> bool:
         """Take note of a validation's figure; return whether it is the best so far, as one that is finite can be."""
         is_better = math.isfinite(value) and (

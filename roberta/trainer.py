@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roberta import identity, pretrained
+from roberta.chance import ChanceWatch
 from roberta.checkpoint import native
 from roberta.checkpoint.background import snapshot
 from roberta.data.batching import batches
@@ -31,7 +32,6 @@ from roberta.interruption import Interruption
 from roberta.layout import Batch
 from roberta.logs import Logs
 from roberta.meter import Meter
-from roberta.metrics import is_at_chance
 from roberta.optim.averaging import WeightAverage
 from roberta.optim.groups import freeze
 from roberta.optim.state import gather, group_options, restore
@@ -43,11 +43,9 @@ from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.run_folder import RunFolder
 from roberta.tasks.task import Task
 from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
-from roberta.validation import attention_backend, autocast, check_lengths, choose_device, evaluate
+from roberta.validation import attention_backend, autocast, check_head, check_lengths, choose_device, evaluate
 
 logger = logging.getLogger(__name__)
-
-_HOPEFUL = 0.25  # of a run: later, a training accuracy at chance is suspicious
 
 
 class Trainer:
@@ -61,7 +59,8 @@ class Trainer:
         self.world = join_world(choose_device(config.device), config.timeout_minutes)
         self.run_folder = RunFolder(config, is_main=self.world.is_main)
         if self.run_folder.resumed_from is not None:
-            source = None
+            source, recipe = None, recipe.continuing(native.training_options(self.run_folder.resumed_from))
+            config = self.config = recipe.trainer
         elif source is None and config.init_from is not None:
             source = pretrained.load(config.init_from)
         self.task: Task = TASKS.build(recipe.task, self._tokenizer(source))
@@ -96,7 +95,7 @@ class Trainer:
             self.recipe, self.task, self.train_samples, world=self.world, max_update=self.timetable.max_update
         )
         self.epoch_is_over = False
-        self.has_warned_of_chance = False
+        self.chance_watch = ChanceWatch(self.train_samples.chance)
 
     def train(self) -> dict[str, float]:
         """Train up to the last update, and return the metrics of the last validation.
@@ -124,6 +123,7 @@ class Trainer:
             initial=self.position.num_updates,
             enabled=self.world.is_main,
         )
+        self.meter.begin()
         with bar, self.run_folder.logs(self.position.num_updates) as logs, Interruption() as interruption:
             for sample_ids in self._updates():
                 with self._explained(sample_ids):
@@ -136,6 +136,8 @@ class Trainer:
                     self._report(logs, bar)
                 if self._is_due(config.validate_interval_updates):
                     metrics = self._validate(logs)
+                    if self._has_lost_patience() and not self._is_due(config.log_interval):
+                        self._report(logs, bar)
                 if self._is_due(config.save_interval_updates) or is_interrupted or self._is_over():
                     self._save()
                 if is_interrupted and not self._is_over():
@@ -282,28 +284,11 @@ class Trainer:
             **({} if self.gradients.loss_scale is None else {"loss_scale": self.gradients.loss_scale.scale}),
         }
         if self.world.is_main:
-            self._warn_of_chance(record)
+            self.chance_watch.look(record, num_updates=position.num_updates, last_update=self.last_update)
             logs.write("train", record)
             bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "lr", "tokens_per_s") if name in record})
             if bar.disable:
                 logger.info("train %s", _summary(record))
-
-    def _warn_of_chance(self, record: dict[str, float]) -> None:
-        """Say it, once, where a good part of the run has not brought the training accuracy above guessing."""
-        chance = self.train_samples.chance
-        is_late = self.position.num_updates >= _HOPEFUL * self.last_update
-        if chance is None or "accuracy" not in record or not is_late or self.has_warned_of_chance:
-            return
-        if is_at_chance(record["accuracy"], chance, int(record["num_targets"])):
-            self.has_warned_of_chance = True
-            logger.warning(
-                "update %d of %d: the training accuracy of %.3f is not above chance (%.3f); if it stays there, start "
-                "again with another --seed, a lower --lr or a longer warm-up",
-                self.position.num_updates,
-                self.last_update,
-                record["accuracy"],
-                chance,
-            )
 
     def _open_run(self) -> None:
         self.run_folder.check_is_free()
@@ -365,7 +350,9 @@ class Trainer:
         """Return the model that training starts from, on its device; what a source has no weights of is drawn."""
         torch.manual_seed(stream_key(self.config.seed, "initialisation"))
         model: Any = MODELS.build(self.recipe.model)
-        model.register_head(self.task.head, self.task.head_config(self.recipe.model))
+        head = self.task.head_config(self.recipe.model)
+        check_head(self.recipe.criterion, head)
+        model.register_head(self.task.head, head)
         if source is not None:
             pretrained.transfer(source, model, self.task.head, str(self.config.init_from))
         freeze(model, self.config.freeze)
@@ -388,6 +375,7 @@ class Trainer:
                 "max_update": self.timetable.max_update,
                 "conditions": identity.conditions(self.world, self.model.cpu_engine),
                 "data": self._data_fingerprint,
+                "valid": self._valid_fingerprint,
                 "optimizer": group_options(self.optimizer),
                 "loss_scale": self.gradients.state(),
             }
@@ -422,6 +410,8 @@ class Trainer:
         if self.world.is_main:
             identity.warn_of_conditions(state["conditions"], identity.conditions(self.world, self.model.cpu_engine))
         self.position = Position.from_json(position, str(folder))
+        if identity.is_validated_elsewhere(state["valid"], self._valid_fingerprint):
+            self.position.forget_best()
         self.timetable.resume(
             self.position,
             old_schedule=native.component(SCHEDULES, options["lr_scheduler"], str(folder)),
@@ -442,6 +432,10 @@ class Trainer:
     @cached_property
     def _data_fingerprint(self) -> dict[str, int]:
         return identity.data_fingerprint(self.train_samples, self.task.tokenizer)
+
+    @cached_property
+    def _valid_fingerprint(self) -> dict[str, int]:
+        return identity.data_fingerprint(self.valid_samples, self.task.tokenizer)
 
 
 def _summary(record: dict[str, float]) -> str:

@@ -63,6 +63,16 @@ def check_lengths(samples: Samples, max_positions: int) -> None:
         )
 
 
+def check_head(criterion: Any, head: Any) -> None:
+    """Refuse a head that a criterion says it is not for; both are given as their configs.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if hasattr(criterion, "check_fits"):
+        criterion.check_fits(head)
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,

@@ -29,7 +29,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     choice, _ = _parser(add_help=False).parse_known_args(argv)
     load_user_module(choice.user_module)
     model = preset_config(choice.preset)
-    task, criterion = TASKS.config_class(choice.task), CRITERIONS.config_class(choice.criterion)
+    task, criterion = TASKS.config_class(choice.task), CRITERIONS.config_class(choice.criterion or choice.task)
     optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
 
     parser = _parser(add_help=True)
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     add_arguments(
         parser, type(model), title=f"model {choice.preset}", exclude=("vocab_size", "padding_idx"), defaults=vars(model)
     )
-    add_arguments(parser, criterion, title=f"criterion {choice.criterion}")
+    add_arguments(parser, criterion, title=f"criterion {choice.criterion or choice.task}")
     add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")
     add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}")
     add_arguments(parser, DryRunConfig, title="dry run")
@@ -62,7 +62,7 @@ def _parser(*, add_help: bool) -> argparse.ArgumentParser:
         "--preset", default="roberta.base", metavar="NAME", help="shape of the model (default: %(default)s)"
     )
     group.add_argument("--task", default="masked_lm", metavar="NAME", help="what is trained (default: %(default)s)")
-    group.add_argument("--criterion", default="masked_lm", metavar="NAME", help="the loss (default: %(default)s)")
+    group.add_argument("--criterion", metavar="NAME", help="the loss (default: that of the task's name)")
     add_training_components(group)
     return parser
 

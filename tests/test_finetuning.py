@@ -11,8 +11,13 @@ import pytest
 import torch
 
 from roberta import finetuning
+from roberta.chance import ChanceWatch
 from roberta.checkpoint import native
+from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
+from roberta.criterions.sentence_ranking import SentenceRankingLossConfig
+from roberta.criterions.span import SpanLossConfig
+from roberta.criterions.wsc import WSCLossConfig
 from roberta.errors import ConfigError, DataError, PreemptionError
 from roberta.finetuning import DATASETS, RegularisationConfig, SweepConfig, best_of, data_set, finetune
 from roberta.hub import from_pretrained
@@ -23,6 +28,7 @@ from roberta.pretrained import Pretrained
 from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import CRITERIONS, TASKS
 from roberta.report import Run
+from roberta.tasks.masked_lm import MaskedLMTaskConfig
 from roberta.tasks.sentence_prediction import SentencePredictionTaskConfig
 from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 from roberta.tasks.wsc import WSCTask, WSCTaskConfig
@@ -199,26 +205,20 @@ def test_a_training_accuracy_that_stays_at_chance_is_warned_of_once_after_a_quar
     assert "is not above chance (0.778); if it stays there, start again with another --seed" in warning
 
 
-def test_a_training_accuracy_above_chance_is_not_warned_of(tmp_path, source, caplog):
-    recipe = recipe_of(tmp_path, source, ["a", "b"] * 16, log_interval=1, max_update=8)
-    trainer = Trainer(recipe, source)
-    trainer.position.num_updates = 4
+def test_a_training_accuracy_above_chance_is_not_warned_of(caplog):
     for accuracy, is_warned in ((0.9, False), (0.76, False), (0.75, True)):  # of 60: two standard errors are 0.125
-        trainer.has_warned_of_chance = False
         caplog.clear()
-        trainer.train_samples.chance = 0.625
-        trainer._warn_of_chance({"accuracy": accuracy, "num_targets": 60})
+        ChanceWatch(0.625).look({"accuracy": accuracy, "num_targets": 60}, num_updates=4, last_update=8)
         assert ("not above chance" in caplog.text) == is_warned, accuracy
 
 
 def test_an_early_record_and_numbers_are_not_compared_with_chance(tmp_path, source, caplog):
-    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4, lr=1e-30, max_update=100)
-    trainer = Trainer(recipe, source)
-    trainer.position.num_updates = 24
-    trainer._warn_of_chance({"accuracy": 0.1, "num_targets": 1000})
+    watch = ChanceWatch(0.5)
+    record = {"accuracy": 0.1, "num_targets": 1000}
+    watch.look(record, num_updates=24, last_update=100)
     assert not caplog.records
-    trainer.position.num_updates = 25
-    trainer._warn_of_chance({"accuracy": 0.1, "num_targets": 1000})
+    watch.look(record, num_updates=25, last_update=100)
+    watch.look(record, num_updates=26, last_update=100)
     assert len(caplog.records) == 1
     numbers = recipe_of(tmp_path, source, [1.0, 2.0, 3.0] * 4, kind="regression", lr=1e-30)
     assert warnings_of(caplog, numbers, source) == []
@@ -281,3 +281,48 @@ def test_a_run_that_went_astray_is_never_the_best(maximise):
     runs = [Run(1e-3, seed, Path(f"seed{seed}"), 1, figure, 1.0) for seed, figure in enumerate(figures)]
     assert best_of(runs, maximise=maximise).seed == (3 if maximise else 1)
     assert best_of(runs[:1], maximise=maximise).seed == 0
+
+
+@pytest.mark.parametrize("criterion", [MaskedLMLossConfig(), WSCLossConfig(), SpanLossConfig()])
+def test_a_criterion_for_other_heads_is_refused_before_training(tmp_path, source, criterion):
+    recipe = dataclasses.replace(recipe_of(tmp_path, source, ["a", "b"] * 4), criterion=criterion)
+    with pytest.raises(ConfigError, match="heads that .* ClassificationHeadConfig"):
+        Trainer(recipe, source)
+
+
+@pytest.mark.parametrize("criterion", [SentencePredictionLossConfig(), SentenceRankingLossConfig()])
+def test_a_criterion_for_heads_that_predict_no_tokens_is_refused(byte_data_bin, tmp_path, source, criterion):
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4)
+    task = MaskedLMTaskConfig(data=byte_data_bin, tokens_per_sample=16)
+    with pytest.raises(ConfigError, match="this loss is for heads .* MaskedLMHeadConfig"):
+        Trainer(dataclasses.replace(recipe, task=task, criterion=criterion))
+
+
+def test_what_a_run_began_with_is_told_after_a_resume(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4, max_update=2, init_from="its-own")
+    assert finetune("mine", recipe, SweepConfig(), source).init_from == "its-own"
+    options = {"init_from": "another", "resume": True, "max_update": 4}
+    resumed = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, **options))
+    assert finetune("mine", resumed, SweepConfig(), source).init_from == "its-own"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["trainer"]["init_from"] == "its-own"
+
+
+def test_other_validation_data_makes_the_best_figure_be_forgotten(tmp_path, source, caplog):
+    (tmp_path / "data").mkdir()
+    for split, labels in (("train", "abab"), ("valid", "abb")):
+        rows = "".join(f"{number}\t{label}\n" for number, label in enumerate(labels))
+        (tmp_path / "data" / f"{split}.tsv").write_text(f"text\tlabel\n{rows}")
+    recipe = recipe_of(tmp_path, source, "ab", max_update=4, validate_interval_updates=1)
+    recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, data=tmp_path / "data"))
+    Trainer(recipe, source).train()
+    resumed = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, resume=True, max_update=5))
+    trainer = Trainer(resumed, source)
+    trainer._restore(trainer.run_folder.resumed_from)
+    assert trainer.position.best_update > 0
+    assert "forgotten" not in caplog.text
+    (tmp_path / "data" / "valid.tsv").write_text("text\tlabel\n0\tb\n1\ta\n2\ta\n")
+    trainer = Trainer(resumed, source)
+    trainer._restore(trainer.run_folder.resumed_from)
+    assert (trainer.position.best, trainer.position.best_update) == (None, 0)
+    assert "the validation data is not that of before (contents was" in caplog.text

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,14 @@ def test_a_stopped_run_saves_says_so_and_goes_on_bit_for_bit(whole, byte_data_bi
     assert resumed.returncode == 0, resumed.stderr
     ours, theirs = (native.load(native.newest(folder)).model.state_dict() for folder in (run, whole))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_in_another_thread_nothing_is_noted():
+    def enter() -> bool:
+        with Interruption() as interruption:
+            return interruption.requested
+
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(enter).result() is False
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -47,3 +47,14 @@ def test_training_seconds_go_on_over_readings_and_leave_pauses_out():
     meter.read(MaskedLMLoss(MaskedLMLossConfig(), "lm"))
     clock.now += 4.0
     assert meter.training_seconds() == pytest.approx(5.0)
+
+
+def test_what_was_before_the_beginning_is_no_training():
+    clock = Clock()
+    meter = Meter(clock)
+    clock.now += 50.0
+    meter.begin()
+    clock.now += 2.0
+    meter.add({"loss": torch.tensor(1.0)}, num_targets=1, num_tokens=10)
+    assert meter.training_seconds() == pytest.approx(2.0)
+    assert meter.read(MaskedLMLoss(MaskedLMLossConfig(), "lm"))["tokens_per_s"] == pytest.approx(5.0)

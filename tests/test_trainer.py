@@ -451,6 +451,8 @@ def test_validations_that_are_not_finite_lose_patience(recipe):
     trainer.train()
     assert trainer.position.num_updates == 3
     assert trainer.position.best is None
+    lines = [json.loads(line) for line in (recipe.trainer.save_dir / "log.jsonl").read_text().splitlines()]
+    assert [line["train"]["num_updates"] for line in lines if "train" in line] == [3]
 
 
 def test_training_stops_when_patience_is_lost(recipe):

@@ -2,7 +2,8 @@
 
 A criterion is built from its config and the name of the head that is trained. It is called with (model, batch) and
 returns (loss sum, sums to log); `metrics(sums, num_targets)` turns sums over any number of batches into the figures
-that people read, with `loss` among them. Where the outputs of the head are to be scored too, it does so in two steps:
+that people read, with `loss` among them. Its config may have `check_fits(head)`, which is called with the config of the
+head before anything is trained. Where the outputs of the head are to be scored too, it does so in two steps:
 `outputs(model, batch)`, then `loss(outputs, batch)`.
 """
 

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
+from roberta.errors import ConfigError
 from roberta.layout import Batch
+from roberta.models.heads import MaskedLMHeadConfig
 from roberta.registry import CRITERIONS
 
 
@@ -14,12 +17,22 @@ from roberta.registry import CRITERIONS
 class MaskedLMLossConfig:
     """Options of the masked-LM loss; it has none."""
 
+    def check_fits(self, head: Any) -> None:
+        """Refuse the config of a head that predicts no tokens.
+
+        Raises:
+            ConfigError: it is another one than that of a masked-LM head.
+        """
+        if not isinstance(head, MaskedLMHeadConfig):
+            raise ConfigError(f"the masked-LM loss is for heads that predict tokens, not for {type(head).__name__}")
+
 
 @CRITERIONS.register("masked_lm", MaskedLMLossConfig)
 class MaskedLMLoss:
     """Sum of the negative log-likelihoods of the targets, in nats."""
 
     def __init__(self, config: MaskedLMLossConfig, head: str) -> None:
+        self.config = config
         self.head = head
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

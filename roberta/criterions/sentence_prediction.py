@@ -6,7 +6,7 @@ Shapes: B samples, K outputs of the head.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +37,15 @@ class SentencePredictionLossConfig:
         if self.class_weights is not None and not all(0.0 <= weight < math.inf for weight in self.class_weights):
             raise ConfigError(f"--class-weights are {self.class_weights}; none may be below 0")
 
-    def check_fits(self, head: ClassificationHeadConfig | RegressionHeadConfig) -> None:
-        """Refuse options that do not fit a head, before anything is trained.
+    def check_fits(self, head: Any) -> None:
+        """Refuse the config of a head that tells neither classes nor numbers, or that the options do not fit.
 
         Raises:
-            ConfigError: there is not one weight for each class, or an option is for classes and the head's are numbers.
+            ConfigError: it is of another kind, there is not one weight for each class, or an option is for classes and
+                the head's are numbers.
         """
+        if not isinstance(head, ClassificationHeadConfig | RegressionHeadConfig):
+            raise ConfigError(f"this loss is for heads that tell classes or a number, not {type(head).__name__}")
         if isinstance(head, RegressionHeadConfig):
             if self.class_weights is not None:
                 raise ConfigError("--class-weights are for classes, and the labels are numbers; leave them out")

@@ -5,11 +5,13 @@ Shapes: Q questions, B sequences, one for each option of each question.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roberta.errors import ConfigError
 from roberta.layout import NO_TARGET, Batch
 from roberta.registry import CRITERIONS
 
@@ -17,6 +19,15 @@ from roberta.registry import CRITERIONS
 @dataclass(frozen=True)
 class SentenceRankingLossConfig:
     """Options of the sentence-ranking loss; it has none."""
+
+    def check_fits(self, head: Any) -> None:
+        """Refuse the config of a head that doesn't score sequences.
+
+        Raises:
+            ConfigError: the head has not one output for a sequence.
+        """
+        if head.rows != "first" or head.num_outputs != 1:
+            raise ConfigError(f"this loss is for heads with one output for a sequence, not {type(head).__name__}")
 
 
 @CRITERIONS.register("sentence_ranking", SentenceRankingLossConfig)
@@ -27,6 +38,7 @@ class SentenceRankingLoss:
     """
 
     def __init__(self, config: SentenceRankingLossConfig, head: str) -> None:
+        self.config = config
         self.head = head
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

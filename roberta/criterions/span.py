@@ -5,18 +5,30 @@ Shapes: B sequences, T packed tokens, S longest sequence, K outputs of the head.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from roberta.errors import ConfigError
 from roberta.layout import Batch
+from roberta.models.heads import SpanHeadConfig
 from roberta.registry import CRITERIONS
 
 
 @dataclass(frozen=True)
 class SpanLossConfig:
     """Options of the span loss; it has none."""
+
+    def check_fits(self, head: Any) -> None:
+        """Refuse the config of a head that finds no spans.
+
+        Raises:
+            ConfigError: it is another one than that of a span head.
+        """
+        if not isinstance(head, SpanHeadConfig):
+            raise ConfigError(f"the span loss is for heads that find spans, not for {type(head).__name__}")
 
 
 @CRITERIONS.register("span", SpanLossConfig)
@@ -29,6 +41,7 @@ class SpanLoss:
     """
 
     def __init__(self, config: SpanLossConfig, head: str) -> None:
+        self.config = config
         self.head = head
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,6 +5,7 @@ Shapes: Q questions, B sequences, one for each candidate, M masked rows, V vocab
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
+from roberta.models.heads import MaskedLMHeadConfig
 from roberta.registry import CRITERIONS
 
 
@@ -27,6 +29,15 @@ class WSCLossConfig:
     def __post_init__(self) -> None:
         if self.wsc_margin_alpha < 0:
             raise ConfigError(f"--wsc-margin-alpha is {self.wsc_margin_alpha}; it must be at least 0")
+
+    def check_fits(self, head: Any) -> None:
+        """Refuse the config of a head that predicts no tokens.
+
+        Raises:
+            ConfigError: it is another one than that of a masked-LM head.
+        """
+        if not isinstance(head, MaskedLMHeadConfig):
+            raise ConfigError(f"pronouns are judged by heads that predict tokens, not by {type(head).__name__}")
 
 
 @CRITERIONS.register("wsc", WSCLossConfig)
@@ -48,8 +59,9 @@ class WSCLoss:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the score of each candidate, the mean log-probability of its tokens: (B, 1)."""
+        if batch.groups is None:
+            raise ConfigError("the criterion wsc is for the task wsc; leave out --criterion, or give that of the task")
         assert batch.select is not None, "a batch of pronouns says which rows are masked"
-        assert batch.groups is not None, "a batch of pronouns says how many candidates each has"
         tokens = batch.targets[batch.groups.num_sequences :]
         return candidate_scores(model, self.head, batch.tokens, batch.layout, batch.select, tokens).unsqueeze(1)
 

@@ -6,7 +6,7 @@ Shapes: N samples, B samples of a batch, K outputs of the head.
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roberta.config import option
+from roberta.config import flag, option
 from roberta.data.examples import EncodedExample, Label, TextExample
 from roberta.data.indexed import idx_path
 from roberta.data.readers.binarized import binarized_dictionary, binarized_labels, read_binarized
@@ -68,12 +68,27 @@ class SentencePredictionTaskConfig(TableFormat):
         super().__post_init__()
         if self.data_layout not in LAYOUTS:
             raise ConfigError(f"--data-layout {self.data_layout}; {choices(self.data_layout, LAYOUTS)}")
+        self._check_options_count()
         if self.metric is not None and self.metric not in METRICS:
             raise ConfigError(f"--metric {self.metric}; {choices(self.metric, METRICS)}")
         if not 0.0 < self.valid_fraction < 1.0:
             raise ConfigError(f"--valid-fraction is {self.valid_fraction}; it must lie between 0 and 1")
         if self.tokens_per_sample < 4:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; a pair takes at least 4")
+
+    def _check_options_count(self) -> None:
+        """Refuse options that say nothing to the layout."""
+        idle = {field.name for field in fields(TableFormat)} if self.data_layout != "table" else set()
+        if self.data_layout in GLUE:
+            idle |= {"labels", "valid_fraction"}  # the set has its own
+        elif self.data_layout == "binarized":
+            idle.add("valid_fraction")
+        elif self.kind == "regression":
+            idle.add("labels")
+        for field in fields(self):
+            if field.name in idle and getattr(self, field.name) != field.default:
+                what = "numbers for labels" if self.data_layout == "table" else self.data_layout
+                raise ConfigError(f"{flag(field.name)} says nothing to {what}: leave it out")
 
 
 class LabelledTexts(Samples):

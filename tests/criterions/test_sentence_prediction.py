@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.criterions.sentence_prediction import SentencePredictionLoss, SentencePredictionLossConfig
 from roberta.errors import ConfigError
 from roberta.layout import Batch, SequenceLayout
@@ -97,7 +98,7 @@ def test_a_trajectory_equals_fairseqs(shared, tmp_path):
         Recipe(
             task=MaskedLMTaskConfig(data=shared / "golden/mlm/data-bin", tokens_per_sample=128),
             model=dataclasses.replace(start.config, dropout=0.0, attention_dropout=0.0),
-            criterion=SentencePredictionLossConfig(),
+            criterion=MaskedLMLossConfig(),
             optimizer=AdamConfig(adam_betas=(0.9, 0.98), adam_eps=1e-6, weight_decay=0.1),
             schedule=PolynomialDecayConfig(lr=1e-3, warmup_updates=6),
             trainer=TrainerConfig(save_dir=tmp_path, max_update=20, batch_size=8, device="cpu"),

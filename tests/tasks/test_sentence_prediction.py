@@ -406,3 +406,20 @@ def test_genuine_mnli_has_ax_beside_it(shared, tokenizer):
     task = task_of(shared / "data/glue_data/MNLI", tokenizer, data_layout="mnli")
     assert task.test_splits() == ("ax",)
     assert len(task.samples("ax")) == 1104
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"data_layout": "rte", "text_columns": ("a",)}, "--text-columns says nothing to rte"),
+        ({"data_layout": "rte", "labels": ("a", "b")}, "--labels says nothing to rte"),
+        ({"data_layout": "rte", "valid_fraction": 0.5}, "--valid-fraction says nothing to rte"),
+        ({"data_layout": "folders", "kind": "regression"}, "--kind says nothing to folders"),
+        ({"data_layout": "binarized", "valid_fraction": 0.5}, "--valid-fraction says nothing to binarized"),
+        ({"kind": "regression", "labels": ("a", "b")}, "--labels says nothing to numbers for labels"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(tmp_path, options, said):
+    with pytest.raises(ConfigError, match=f"{said}: leave it out"):
+        SentencePredictionTaskConfig(data=tmp_path, **options)
+    SentencePredictionTaskConfig(data=tmp_path, data_layout="folders", labels=("a", "b"), valid_fraction=0.5)

@@ -3,13 +3,14 @@
 `bootstrap` draws as many lines with replacement, again and again, and asks how often the difference strays from its
 mean by as much as it was (Koehn 2004, https://aclanthology.org/W04-3250). `randomisation` swaps the two systems at
 random lines, and asks how often the difference is as large by that alone (Riezler and Maxwell 2005,
-https://aclanthology.org/W05-0908). BLEU, chrF and TER are tested by sacrebleu; figures that are means of lines here, in
-the same way. Both are two-sided.
+https://aclanthology.org/W05-0908). Both are two-sided, for BLEU, chrF and TER as for figures that are means of lines.
+They are those of sacrebleu but for changes that are exactly as large as the difference, as all are between systems that
+differ in a single line: here they count, and there such a difference is highly significant.
 
 Shapes: N lines, R resamples or trials.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,10 +25,9 @@ from roberta.text_metrics.surface import SurfaceConfig, metric
 
 Test = Literal["bootstrap", "randomisation"]
 
-_SACREBLEU: dict[Test, str] = {"bootstrap": "bs", "randomisation": "ar"}
 _SAMPLES: dict[Test, int] = {"bootstrap": 1000, "randomisation": 10000}
 _CELLS = 2**22  # random numbers that are in memory at once
-_ROUNDING = 1e-12  # of means: so near to each other they are the same
+_ROUNDING = 1e-10  # so near to each other, scores are the same
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,37 @@ class SignificanceConfig:
 
 
 def surface_p_value(
-    name: str, texts: Texts, baseline: Sequence[str], surface: SurfaceConfig, test: SignificanceConfig
+    name: str,
+    texts: Texts,
+    baseline: Sequence[str],
+    surface: SurfaceConfig,
+    test: SignificanceConfig,
+    *,
+    seed: int = 1,
 ) -> float:
     """Return how likely a difference in BLEU, chrF or TER as large as that of two systems would be by chance.
 
-    Two equal systems have 1.
+    Two systems of one score have 1. The scores of resamples and trials are those of sacrebleu, from the sums of what it
+    counts in each line.
     """
-    from sacrebleu.significance import PairedTest
+    scorer = metric(name, surface)
+    ours, theirs = (
+        np.array(scorer._extract_corpus_statistics(lines, texts.reference_sets))  # (N, K), K numbers counted
+        for lines in (list(texts.hypotheses), list(baseline))
+    )
 
-    if tuple(baseline) == texts.hypotheses:
-        return 1.0  # sacrebleu says the opposite: no difference is as large as none
-    systems: list[tuple[str, Sequence[str]]] = [("baseline", list(baseline)), ("system", list(texts.hypotheses))]
-    references: Any = texts.reference_sets  # sacrebleu takes None where there is none, and does not say so in its types
-    paired = PairedTest(systems, {name: metric(name, surface)}, references, _SACREBLEU[test.test], test.samples)
-    _, scores = paired()
-    ((_, (_, result)),) = ((key, value) for key, value in scores.items() if key != "System")
-    assert not isinstance(result, str)
-    assert result.p_value is not None
-    return float(result.p_value)
+    def score(sums: NDArray[Any]) -> NDArray[np.float64]:
+        return np.array([scorer._compute_score_from_stats(row.tolist()).score for row in sums])
+
+    changes = []
+    for weights in _weights(len(ours), test, seed):  # (r, N)
+        if test.test == "bootstrap":
+            changes.append(score(weights @ ours) - score(weights @ theirs))
+        else:
+            is_kept = weights > 0
+            changes.append(score(is_kept @ ours + ~is_kept @ theirs) - score(~is_kept @ ours + is_kept @ theirs))
+    (observed,) = score(ours.sum(axis=0)[None]) - score(theirs.sum(axis=0)[None])
+    return _p_value(np.concatenate(changes), observed, test)
 
 
 def mean_p_value(
@@ -75,27 +88,32 @@ def mean_p_value(
 ) -> float:
     """Return how likely a difference of two means as large as that of these figures would be by chance.
 
-    system, baseline: a figure for each line. Two equal systems have 1.
+    system, baseline: a figure for each line. Two systems of one mean have 1.
     """
     differences = np.subtract(system, baseline)  # (N,)
-    observed = abs(differences.mean())
-    changes = np.abs(np.concatenate(_resampled(differences, test, seed)))  # (R,)
-    if test.test == "bootstrap":
-        changes -= changes.mean()
-    as_large = np.count_nonzero(changes >= observed * (1 - _ROUNDING))
-    return float((as_large + 1) / (len(changes) + 1))
-
-
-def _resampled(differences: NDArray[np.float64], test: SignificanceConfig, seed: int) -> list[NDArray[np.float64]]:
-    """Return the mean difference of each resample or trial, in parts."""
     count = len(differences)
+    changes = [weights @ differences / count for weights in _weights(count, test, seed)]
+    return _p_value(np.concatenate(changes), differences.mean(), test)
+
+
+def _weights(count: int, test: SignificanceConfig, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield, in parts, how often each resample has each line; or for each trial 1, -1 where the systems are swapped."""
     rows = max(1, _CELLS // count)
-    parts = []
     for number, start in enumerate(range(0, test.samples, rows)):
         rng = generator(seed, f"paired {test.test}", number)
-        shape = (min(rows, test.samples - start), count)
+        size = min(rows, test.samples - start)
         if test.test == "bootstrap":
-            parts.append(differences[rng.integers(count, size=shape)].mean(axis=1))
+            yield rng.multinomial(count, np.full(count, 1 / count), size=size)
         else:
-            parts.append((rng.choice((-1.0, 1.0), size=shape) * differences).mean(axis=1))
-    return parts
+            yield rng.integers(2, size=(size, count)) * 2 - 1
+
+
+def _p_value(changes: NDArray[np.float64], observed: float, test: SignificanceConfig) -> float:
+    """Return the share of the changes (R,) that are as large as the observed one, which is counted among them."""
+    if abs(observed) < _ROUNDING:
+        return 1.0
+    sizes = np.abs(changes)
+    if test.test == "bootstrap":
+        sizes -= sizes.mean()
+    as_large = np.count_nonzero(sizes >= abs(observed) * (1 - _ROUNDING))
+    return float((as_large + 1) / (len(sizes) + 1))

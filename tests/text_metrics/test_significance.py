@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.significance import PairedTest
 
 from roberta.errors import ConfigError
@@ -61,11 +61,40 @@ def test_the_same_seed_gives_the_same_chance_and_another_another(test):
 
 
 @pytest.mark.parametrize(("test", "kind"), [("bootstrap", "bs"), ("randomisation", "ar")])
-def test_sacrebleu_does_the_test_of_its_metrics(test, kind):
-    config = SignificanceConfig(test=test, num_samples=200)
-    texts = parallel(SYSTEM, [REFERENCES])
-    _, scores = PairedTest([("b", BASELINE), ("s", SYSTEM)], {"chrf": CHRF()}, [REFERENCES], kind, 200)()
-    assert surface_p_value("chrf", texts, BASELINE, SurfaceConfig(), config) == scores["chrF2"][1].p_value < 0.05
+@pytest.mark.parametrize("scorer", [BLEU(), CHRF(), TER()], ids=["bleu", "chrf", "ter"])
+def test_chances_are_those_of_sacrebleu(test, kind, scorer):
+    """Of a difference that may be chance, so far as 2,000 resamples tell."""
+    rng = np.random.default_rng(3)
+    words = np.array("the a cat dog sat ran on in mat sun".split())
+    references = [" ".join(rng.choice(words, 12)) for _ in range(60)]
+    systems = [
+        [" ".join(np.where(rng.random(12) < share, rng.choice(words, 12), line.split())) for line in references]
+        for share in (0.3, 0.34)
+    ]
+    _, scores = PairedTest([("b", systems[1]), ("s", systems[0])], {"x": scorer}, [references], kind, 2000)()
+    (expected,) = (result[1].p_value for key, result in scores.items() if key != "System")
+    name = {"BLEU": "bleu", "CHRF": "chrf", "TER": "ter"}[type(scorer).__name__]
+    config = SignificanceConfig(test=test, num_samples=2000)
+    found = surface_p_value(name, parallel(systems[0], [references]), systems[1], SurfaceConfig(), config)
+    assert 0.01 < expected < 0.9
+    assert found == pytest.approx(expected, abs=4 * (2 * expected * (1 - expected) / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf", "ter"])
+def test_a_difference_in_one_line_alone_says_nothing(name):
+    """A swap of that line, or of none, always makes the same difference."""
+    other = [SYSTEM[0].replace("the", "that"), *SYSTEM[1:]]
+    config = SignificanceConfig(test="randomisation", num_samples=200)
+    assert surface_p_value(name, parallel(SYSTEM, [REFERENCES]), other, SurfaceConfig(), config) == 1.0
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_systems_of_one_score_have_chance_one(test):
+    shouted = [line.upper() for line in SYSTEM]
+    config = SignificanceConfig(test=test, num_samples=50)
+    texts, surface = parallel(SYSTEM, [REFERENCES]), SurfaceConfig(lowercase=True)
+    assert surface_p_value("bleu", texts, shouted, surface, config) == 1.0
+    assert mean_p_value([0.1, 0.3], [0.3, 0.1], config) == 1.0
 
 
 @pytest.mark.parametrize("name", ["bleu", "chrf++", "ter"])

@@ -10,6 +10,7 @@ Shapes: T tokens of a forward pass, S tokens of a sample, H heads, C embed_dim, 
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from roberta.distributed import Parallelism
+from roberta.optim.groups import freeze
 from roberta.registry import MODELS
 from roberta.validation import Precision
 
@@ -65,13 +67,22 @@ class Workload:
     precision: Precision
     parallelism: Parallelism
     device_type: str  # cpu or cuda
-    optimizer_moments: int = 2  # fp32 numbers that the optimizer keeps for each parameter
+    matrix_moments: int = 2  # fp32 numbers that the optimizer keeps for each trained parameter in a layer's matrix
+    moments: int = 2  # and for each other one
+    has_average: bool = False  # of the weights
+    freeze: tuple[str, ...] = ()  # parts that are not trained
     checkpoints_activations: bool = False
+    total_tokens: int | None = None  # of the whole run; None: all its updates are full
 
     @property
     def tokens_per_update(self) -> int:
-        """Tokens of one update, of all processes."""
+        """Tokens of one full update, of all processes."""
         return self.tokens_per_batch * self.update_freq * self.world_size
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.max_update * self.tokens_per_update if self.total_tokens is None else self.total_tokens
 
     @property
     def shards(self) -> int:
@@ -89,6 +100,8 @@ class Parameters:
     layer_matrices: int  # of them in the matrices of all layers
     head_matrices: int  # in the matrices that the head multiplies with, the encoder's token embedding among them
     projection: int  # in the projection whose gradient a head's own loss computes in advance
+    trained: int
+    trained_matrices: int  # of those in the matrices of all layers
 
     @property
     def total(self) -> int:
@@ -103,11 +116,12 @@ class Memory:
     gathered: int  # fsdp: whole weights for the time they are used
     gradients: int
     optimizer: int
+    average: int  # of the weights
     activations: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.gathered + self.gradients + self.optimizer + self.activations
+        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True)
@@ -119,13 +133,9 @@ class Estimate:
     memory: Memory
     max_update: int
     tokens_per_update: int
+    tokens: int  # of the whole run
     peak_flops: float | None  # FLOP/s of one device, where it is known
     hours: float | None  # None where the peak is unknown
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the whole run."""
-        return self.max_update * self.tokens_per_update
 
     @property
     def flops(self) -> float:
@@ -137,7 +147,7 @@ class Estimate:
         parts = dataclasses.asdict(self)
         for name in ("parameters", "memory"):
             parts[name]["total"] = getattr(self, name).total
-        return json.dumps({**parts, "tokens": self.tokens, "flops": self.flops})
+        return json.dumps({**parts, "flops": self.flops})
 
     def __str__(self) -> str:
         rows = [
@@ -161,29 +171,32 @@ def estimate(workload: Workload, *, device_name: str | None, utilisation: float)
 
     device_name: None stands for the CPU, whose peak is not known.
     """
-    parameters = count_parameters(workload.model, workload.head)
+    parameters = count_parameters(workload.model, workload.head, workload.freeze)
     flops = flops_per_token(workload, parameters)
-    peak = peak_flops(device_name)
-    seconds = None
-    if peak is not None:
-        total = flops * workload.tokens_per_update * workload.max_update
-        seconds = total / (peak * utilisation * workload.world_size)
+    peak = peak_flops(device_name, workload.precision)
+    seconds = None if peak is None else flops * workload.tokens / (peak * utilisation * workload.world_size)
     return Estimate(
         parameters=parameters,
         flops_per_token=flops,
         memory=memory(workload, parameters),
         max_update=workload.max_update,
         tokens_per_update=workload.tokens_per_update,
+        tokens=workload.tokens,
         peak_flops=peak,
         hours=None if seconds is None else seconds / SECONDS_PER_HOUR,
     )
 
 
-def count_parameters(model: Any, head: Any) -> Parameters:
-    """Return the numbers of parameters of an encoder with a head, from their configs."""
+def count_parameters(model: Any, head: Any, frozen: Sequence[str] = ()) -> Parameters:
+    """Return the numbers of parameters of an encoder with a head, from their configs; frozen: parts not trained.
+
+    Raises:
+        ConfigError: a part is not in the model, or nothing is left to train.
+    """
     with torch.device("meta"):
         built: Any = MODELS.build(model)
         built.register_head(HEAD, head)
+    freeze(built, [part for part in frozen if not part.startswith("heads.")])
     layers, module = built.encoder.layers, built.heads[HEAD]
     embedding = model.vocab_size * model.embed_dim
     return Parameters(
@@ -193,6 +206,8 @@ def count_parameters(model: Any, head: Any) -> Parameters:
         layer_matrices=_size(layers, dimensions=2),
         head_matrices=_size(module, dimensions=2) + embedding * getattr(head, "tied", False),
         projection=(embedding + model.vocab_size) * hasattr(module, "loss"),
+        trained=_size(built, only_trained=True),
+        trained_matrices=_size(layers, dimensions=2, only_trained=True),
     )
 
 
@@ -217,12 +232,14 @@ def mfu(tokens_per_second: float, flops_per_token: float, *, peak: float, world_
     return tokens_per_second * flops_per_token / (peak * world_size)
 
 
-def peak_flops(device_name: str | None) -> float | None:
-    """Return the half-precision FLOP/s of a device by the name that torch gives it; None where it is not known.
+def peak_flops(device_name: str | None, precision: Precision = "bf16") -> float | None:
+    """Return the FLOP/s of a device by the name that torch gives it; None where they are not known, as in fp32.
 
     >>> peak_flops("NVIDIA H100 80GB HBM3")
     989000000000000.0
     """
+    if precision == "fp32":
+        return None
     words = f" {re.sub(r'[^A-Za-z0-9]+', ' ', device_name or '')} "
     known = [name for name in PEAK_FLOPS if f" {name} " in words]
     if not known or " Laptop " in words:
@@ -233,7 +250,8 @@ def peak_flops(device_name: str | None) -> float | None:
 def memory(workload: Workload, parameters: Parameters) -> Memory:
     """Return the bytes that one process needs between forward and backward pass."""
     shards = workload.shards
-    share = -(-parameters.total // shards)
+    share, trained = -(-parameters.total // shards), -(-parameters.trained // shards)
+    matrices_trained = -(-parameters.trained_matrices // shards)
     # FSDP keeps what is outside the layers whole from the first pass to the second, and two layers at a time.
     outside = parameters.total - workload.model.encoder_layers * parameters.layer
     gathered = FP32 * (outside + 2 * parameters.layer) if shards > 1 else 0
@@ -241,12 +259,13 @@ def memory(workload: Workload, parameters: Parameters) -> Memory:
     matrices = parameters.layer_matrices + parameters.head_matrices
     copies = HALF * matrices if workload.precision != "fp32" else 0
     # Gradients that wait for the next forward pass of the same update are exchanged, and sharded, after the last one.
-    held = parameters.total if workload.update_freq > 1 else share
+    held = parameters.trained if workload.update_freq > 1 else trained
     return Memory(
         weights=FP32 * share + copies,
         gathered=gathered,
         gradients=FP32 * held,
-        optimizer=FP32 * workload.optimizer_moments * share,
+        optimizer=FP32 * (workload.moments * (trained - matrices_trained) + workload.matrix_moments * matrices_trained),
+        average=FP32 * share * workload.has_average,
         activations=activations(workload, parameters),
     )
 
@@ -304,9 +323,13 @@ def _number_bytes(workload: Workload) -> int:
     return FP32 if workload.precision == "fp32" else HALF
 
 
-def _size(module: nn.Module, dimensions: int = 1) -> int:
+def _size(module: nn.Module, dimensions: int = 1, *, only_trained: bool = False) -> int:
     """Return how many numbers the parameters of a module have, of those with at least that many dimensions."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() >= dimensions)
+    return sum(
+        parameter.numel()
+        for parameter in module.parameters()
+        if parameter.dim() >= dimensions and (parameter.requires_grad or not only_trained)
+    )
 
 
 def _gib(size: int) -> str:

@@ -18,6 +18,7 @@ from roberta.randomness import generator
 from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Samples, Task
+from roberta.timetable import Timetable
 from roberta.validation import check_lengths, choose_device
 
 _SOME = 64  # samples
@@ -45,7 +46,8 @@ class Usage:
     def __init__(self, workload: Workload, device: torch.device) -> None:
         self.device = device
         self.world_size = workload.world_size
-        self.peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        is_gpu = device.type == "cuda"
+        self.peak = peak_flops(torch.cuda.get_device_name(device), workload.precision) if is_gpu else None
         self.flops = flops_per_token(workload, count_parameters(workload.model, workload.head))
 
     def read(self, tokens_per_second: float) -> dict[str, float]:
@@ -72,7 +74,7 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
     """Return what a recipe takes on the devices of a dry run.
 
     Raises:
-        ConfigError, DataError, VocabError: what training would raise before its first update.
+        ConfigError, DataError, VocabError: what training would raise of its data, its shape and its timetable.
     """
     trainer = recipe.trainer
     tokenizer = None if trainer.init_from is None else pretrained.load(trainer.init_from).tokenizer
@@ -81,18 +83,23 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
     recipe = dataclasses.replace(
         recipe, model=dataclasses.replace(recipe.model, vocab_size=len(task.tokenizer.dictionary))
     )
-    check_lengths(samples, recipe.model.max_positions)
+    for split in (samples, task.samples("valid")):
+        check_lengths(split, recipe.model.max_positions)
     device = choose_device(trainer.device)
     name = config.device_name or (torch.cuda.get_device_name(device) if device.type == "cuda" else None)
     epochs = epochs_of(samples, trainer, world_size=config.devices)
+    timetable = Timetable(
+        recipe.schedule, epochs, max_update=trainer.max_update, max_epoch=trainer.max_epoch, max_hours=trainer.max_hours
+    )
     workload = workload_of(
         recipe,
         task,
         samples,
         world_size=config.devices,
-        max_update=epochs.total_updates(max_update=trainer.max_update, max_epoch=trainer.max_epoch),
+        max_update=timetable.max_update,
         device_type="cpu" if name is None else "cuda",
     )
+    workload = dataclasses.replace(workload, total_tokens=epochs.total_tokens(timetable.max_update))
     return estimate(workload, device_name=name, utilisation=config.utilisation)
 
 
@@ -131,6 +138,8 @@ def workload_of(
         precision=trainer.precision,
         parallelism=trainer.parallelism,
         device_type=device_type,
-        optimizer_moments=1 if isinstance(recipe.optimizer, MuonConfig) else 2,
+        matrix_moments=1 if isinstance(recipe.optimizer, MuonConfig) else 2,
+        has_average=trainer.ema_decay > 0.0,
+        freeze=trainer.freeze,
         checkpoints_activations=trainer.checkpoint_activations,
     )

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from roberta.errors import ConfigError
 from roberta.estimates import (
     PEAK_FLOPS,
     Workload,
@@ -50,7 +51,7 @@ def estimated(**changes):
 
 def memory_of(**changes):
     work = workload(**changes)
-    return memory(work, count_parameters(work.model, work.head))
+    return memory(work, count_parameters(work.model, work.head, work.freeze))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,17 @@ def test_gradients_that_wait_for_their_exchange_are_whole():
 
 def test_the_optimizer_holds_its_moments_in_fp32():
     assert memory_of().optimizer == 2 * 4 * 124_696_665
-    assert memory_of(optimizer_moments=1).optimizer == 4 * 124_696_665
+    matrices = 12 * 12 * 768 * 768
+    assert memory_of(matrix_moments=1).optimizer == 4 * (2 * 124_696_665 - matrices)
+
+
+def test_what_is_frozen_has_no_gradient_and_no_moments_and_an_average_has_all():
+    trained = 124_696_665 - 50265 * 768
+    frozen = memory_of(freeze=("encoder.embed_tokens",), has_average=True)
+    assert (frozen.gradients, frozen.optimizer) == (4 * trained, 2 * 4 * trained)
+    assert (frozen.average, memory_of().average) == (4 * 124_696_665, 0)
+    with pytest.raises(ConfigError, match="embed_tokns"):
+        memory_of(freeze=("encoder.embed_tokns",))
 
 
 def test_hours_follow_from_the_peak():
@@ -175,6 +186,7 @@ def test_hours_follow_from_the_peak():
 
 
 def test_hours_are_unknown_where_the_peak_is():
+    assert estimated(precision="fp32").hours is None  # the peaks are those of half precision
     run = estimate(BASE, device_name=None, utilisation=0.4)
     assert (run.hours, run.peak_flops) == (None, None)
     assert "time                         unknown" in str(run)

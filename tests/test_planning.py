@@ -36,20 +36,38 @@ def test_a_dry_run_prints_what_a_run_takes_and_writes_nothing(data_bin, capsys):
     assert found["peak_flops"] is None
     assert found["hours"] is None
     assert 4 * 2 * 50 < found["tokens_per_update"] <= 4 * 2 * 64
-    assert found["tokens"] == 100 * found["tokens_per_update"]
+    assert 0.9 * 100 * found["tokens_per_update"] < found["tokens"] <= 100 * found["tokens_per_update"]
     assert 6.5e6 < found["parameters"]["total"] < 7.5e6
 
 
 def test_epochs_are_counted_in_updates_of_all_devices(data_bin, capsys):
     one = dry_run(data_bin, capsys, "--max-epoch 6")
-    two = dry_run(data_bin, capsys, "--max-epoch 6 --devices 2 --device-name H100")
+    two = dry_run(data_bin, capsys, "--max-epoch 6 --devices 2 --device-name H100 --precision bf16")
     assert one["max_update"] > two["max_update"] >= one["max_update"] // 2
     assert two["hours"] > 0
+    seldom = dry_run(data_bin, capsys, "--max-epoch 6 --update-freq 64")  # more than an epoch has batches
+    assert seldom["max_update"] == 6
+    assert seldom["tokens"] == two["tokens"] == one["tokens"]
+    assert dry_run(data_bin, capsys, "--max-epoch 6 --update-freq 1 2 64")["tokens"] == one["tokens"]
 
 
 def test_muon_keeps_one_moment_where_adam_keeps_two(data_bin, capsys):
     adam = dry_run(data_bin, capsys, "--max-update 1")["memory"]["optimizer"]
     assert dry_run(data_bin, capsys, "--max-update 1 --optimizer muon")["memory"]["optimizer"] < adam
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--warmup-updates 100", "--warmup-updates 100 is more than the 10 updates"),
+        ("--freeze encodr", "encodr"),
+        ("--lr-scheduler wsd --decay-updates 50", "--decay-updates"),
+    ],
+)
+def test_a_timetable_or_parts_that_make_no_sense_are_refused(data_bin, capsys, options, said):
+    command = f"{data_bin} --save-dir {data_bin}/run --dry-run {OPTIONS} --max-update 10 {options}"
+    assert train.main(command.split()) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_what_training_would_refuse_a_dry_run_refuses(data_bin, capsys):

@@ -89,6 +89,19 @@ class Epochs:
             limits.append(first + sum(self.num_updates(later) for later in range(epoch + 1, max_epoch + 1)))
         return min(limits)
 
+    def total_tokens(self, max_update: int) -> int:
+        """Return the tokens of the first updates of a run; in later epochs as many an update as in the first ones.
+
+        Those are the epochs for which `update_freq` says something of its own.
+        """
+        tokens_of_epoch, tokens, left = int(self.sizes[self.order(1)].sum()), 0, max_update
+        for epoch in range(1, len(self.update_freq)):
+            updates = self.num_updates(epoch)
+            if left <= updates:
+                return tokens + round(tokens_of_epoch * left / updates)
+            tokens, left = tokens + tokens_of_epoch, left - updates
+        return tokens + round(tokens_of_epoch * left / self.num_updates(len(self.update_freq)))
+
     def updates(self, epoch: int, start: int = 0) -> Iterator[tuple[int, bool, list[NDArray[np.int64] | None]]]:
         """Yield the updates of an epoch from batch `start` on, each as (the batch after it, is it the last, mine).
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
-from roberta.data.examples import TextExample
+from roberta.data.examples import EncodedExample, TextExample
+from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, VocabError, choices
 from roberta.hub import RobertaHubInterface
 from roberta.metrics import METRICS, confusion_matrix, wilson_interval
@@ -25,6 +26,8 @@ from roberta.tasks.task import Samples, Task
 from roberta.validation import check_head, check_lengths, evaluate
 
 _LOGGER = logging.getLogger(__name__)
+
+Example = TextExample | EncodedExample
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,8 @@ def only_head(roberta: RobertaHubInterface) -> str:
     return heads[0]
 
 
-def evaluate_texts(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
-    """Return the metrics of a head on labelled texts, what they rest on, and the throughput.
+def evaluate_texts(judgement: Judgement, examples: Sequence[Example]) -> dict[str, Any]:
+    """Return the metrics of a head on labelled texts, or their tokens, what they rest on, and the throughput.
 
     For classes: accuracy with its 95 % interval, accuracy by the examples' `group`, and the confusion matrix with the
     right classes as its rows. Too long texts are cut, and counted in `num_truncated`.
@@ -118,7 +121,7 @@ def evaluate_texts(judgement: Judgement, examples: Sequence[TextExample]) -> dic
     return {"head": judgement.head, **result}
 
 
-def _evaluate_classes(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+def _evaluate_classes(judgement: Judgement, examples: Sequence[Example]) -> dict[str, Any]:
     names = _class_names(judgement)
     targets = np.array([_class_of(example.label, names, judgement, example.source) for example in examples])
     outputs, cost = _outputs(judgement, examples)
@@ -136,7 +139,7 @@ def _evaluate_classes(judgement: Judgement, examples: Sequence[TextExample]) -> 
     }
 
 
-def _evaluate_numbers(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+def _evaluate_numbers(judgement: Judgement, examples: Sequence[Example]) -> dict[str, Any]:
     config = judgement.roberta.model.head_config(judgement.head)
     if getattr(config, "num_outputs", None) != 1 or config.rows != "first":
         raise ConfigError(f"head {judgement.head!r} gives no single number; the data has numbers for labels")
@@ -152,7 +155,7 @@ def _evaluate_numbers(judgement: Judgement, examples: Sequence[TextExample]) -> 
     }
 
 
-def _evaluate_several_classes(judgement: Judgement, examples: Sequence[TextExample]) -> dict[str, Any]:
+def _evaluate_several_classes(judgement: Judgement, examples: Sequence[Example]) -> dict[str, Any]:
     """Judge each class alone: it is predicted where its output is positive, that is where it is likelier than not."""
     names = _class_names(judgement)
     if not judgement.roberta.model.head_config(judgement.head).multi_label:
@@ -169,7 +172,7 @@ def _evaluate_several_classes(judgement: Judgement, examples: Sequence[TextExamp
     return {**_figures(judgement.metrics, outputs > 0, targets), "labels": names, **cost}
 
 
-_EVALUATIONS: dict[type, Callable[[Judgement, Sequence[TextExample]], dict[str, Any]]] = {
+_EVALUATIONS: dict[type, Callable[[Judgement, Sequence[Example]], dict[str, Any]]] = {
     str: _evaluate_classes,
     float: _evaluate_numbers,
     tuple: _evaluate_several_classes,
@@ -207,15 +210,15 @@ def _class_of(label: object, names: Sequence[str], judgement: Judgement, source:
     return alike[0]
 
 
-def _outputs(judgement: Judgement, examples: Sequence[TextExample]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+def _outputs(judgement: Judgement, examples: Sequence[Example]) -> tuple[NDArray[np.float32], dict[str, Any]]:
     """Return the outputs of the head for all examples (N, K), and what they took."""
     roberta = judgement.roberta
     limit = min(roberta.max_tokens, judgement.tokens_per_sample or roberta.max_tokens)
     started = time.perf_counter()
-    sequences = [roberta.tokenizer.encode_sequence(*example.texts) for example in examples]
+    sequences = [_sequence(roberta.tokenizer, example) for example in examples]
     too_long = [index for index, sequence in enumerate(sequences) if len(sequence) > limit]
     for index in too_long:
-        sequences[index] = roberta.tokenizer.encode_sequence(*examples[index].texts, max_tokens=limit)
+        sequences[index] = _sequence(roberta.tokenizer, examples[index], limit)
     if too_long:
         _LOGGER.warning(
             "%d of %d examples are longer than %d tokens, and are cut; the first one is %s",
@@ -240,15 +243,21 @@ def _outputs(judgement: Judgement, examples: Sequence[TextExample]) -> tuple[NDA
     }
 
 
+def _sequence(tokenizer: Tokenizer, example: Example, max_tokens: int | None = None) -> list[int]:
+    if isinstance(example, EncodedExample):
+        return tokenizer.join([piece.tolist() for piece in example.pieces], max_tokens=max_tokens)
+    return tokenizer.encode_sequence(*example.texts, max_tokens=max_tokens)
+
+
 def _figures(names: Sequence[str], predictions: NDArray, targets: NDArray) -> dict[str, float]:
     return {name: METRICS[name](predictions, targets) for name in names}
 
 
 def _by_group(
-    metric: str, predictions: NDArray, targets: NDArray, examples: Sequence[TextExample]
+    metric: str, predictions: NDArray, targets: NDArray, examples: Sequence[Example]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return a metric and the number of examples for each group; nothing where the examples have no groups."""
-    groups = np.array([example.group for example in examples])
+    groups = np.array([getattr(example, "group", "") for example in examples])
     if not any(groups):
         return {}
     table = {}

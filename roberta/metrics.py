@@ -144,6 +144,12 @@ METRICS: dict[str, Callable[..., float]] = {
     "exact_match": exact_match,
 }
 
+METRICS_OF_KIND = {  # of labels; the first one selects checkpoints
+    "classification": ("accuracy", "macro_f1", "matthews"),
+    "multi_label": ("micro_f1", "exact_match"),
+    "regression": ("pearson", "spearman"),
+}
+
 
 def _f1(both: int, predicted: int, right: int) -> float:
     return 2 * both / (predicted + right) if predicted + right else 0.0

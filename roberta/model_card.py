@@ -153,7 +153,8 @@ def read_facts(run_dir: Path) -> Facts:
     single = run_dir if (run_dir / _RUN).is_file() or not report else run_dir / Path(report["best"]["save_dir"]).name
     steps = native.steps(single)
     progress = _optional(steps[-1] / native.STATE) if steps else {}
-    return Facts(_optional(single / _RUN), progress, _last_validation(single / LOG), report)
+    update = progress.get("best_update") if (single / native.BEST).is_dir() else None
+    return Facts(_optional(single / _RUN), progress, _validation_after(update, single / LOG), report)
 
 
 def card(folder: Path, facts: Facts) -> str:
@@ -411,11 +412,11 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _last_validation(path: Path) -> dict[str, Any]:
-    """Return the last record of a validation in a log that can be read; nothing if it has none."""
+def _validation_after(update: int | None, path: Path) -> dict[str, Any]:
+    """Return the record of the validation after an update in a log, or else of the last one; nothing if it has none."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    records = (_validation(line) for line in reversed(lines) if line.startswith(b'{"valid"'))
-    return next(filter(None, records), {})
+    records = [record for line in lines if line.startswith(b'{"valid"') and (record := _validation(line))]
+    return next((record for record in records if record["num_updates"] == update), records[-1] if records else {})
 
 
 def _validation(line: bytes) -> dict[str, Any]:

@@ -63,10 +63,13 @@ class RunLog:
     valid: Series
 
     def x(self, part: Series, axis: XAxis) -> NDArray[np.float64]:
-        """Return where the records of `train` or `valid` stand on an axis; between train records, in proportion."""
+        """Return where the records of `train` or `valid` stand on an axis; between train records, in proportion.
+
+        A run begins at 0.
+        """
         if axis in part and not np.isnan(part[axis]).any():
             return part[axis]
-        return np.interp(part[UPDATE], self.train[UPDATE], self.train[axis])
+        return np.interp(part[UPDATE], np.append(0.0, self.train[UPDATE]), np.append(0.0, self.train[axis]))
 
     def last(self, field: str) -> float:
         """Return the last value of a field in a validation, or else in training; NaN if there is none."""
@@ -108,11 +111,14 @@ def read_logs(paths: Sequence[Path]) -> list[RunLog]:
         ConfigError: a run is given twice.
         DataError: as `read_log`.
     """
-    folders = [(path if path.is_dir() else path.parent).absolute() for path in paths]
-    if len(set(folders)) < len(folders):
+    files = [(path / LOG if path.is_dir() else path).absolute() for path in paths]
+    if len(set(files)) < len(files):
         raise ConfigError(f"a run is given twice: {', '.join(map(str, paths))}; name each once")
-    for count in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = [os.path.join(*folder.parts[-count:]) for folder in folders]
+    places = [file.parent for file in files]
+    if len(set(places)) < len(places):  # several logs of one folder
+        places = files
+    for count in range(1, max(len(place.parts) for place in places) + 1):
+        names = [os.path.join(*place.parts[-count:]) for place in places]
         if len(set(names)) == len(names):
             break
     logs = [read_log(path) for path in paths]
@@ -301,7 +307,7 @@ def _add_legend(axes: Any, runs: Sequence[RunLog], y: str) -> None:
 
     line: Any = lines.Line2D
     handles = [
-        line([], [], color=colour, linewidth=2.5, label=f"{run.name}  {run.last(y):.4g}")
+        line([], [], color=colour, linewidth=2.5, label=f"{literal(run.name)}  {run.last(y):.4g}")
         for run, colour in zip(runs, _colours(len(runs)), strict=True)
     ]
     if any(y in run.train for run in runs):

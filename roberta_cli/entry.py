@@ -182,6 +182,15 @@ def check_exists(data: Path) -> None:
         raise DataError(f"{data}: no such file or folder; give the path of the data")
 
 
+def vocabulary_folder(vocab: Path | None) -> Path | None:
+    """Return the folder of a vocabulary given as such, or as the name of a model that comes with the package."""
+    if vocab is None or vocab.exists():
+        return vocab
+    from roberta.pretrained import SHIPPED  # with torch, which takes long
+
+    return SHIPPED.get(str(vocab), vocab)
+
+
 def add_training_components(group: Any) -> None:
     """Add to a group of arguments the choices that all commands that train have."""
     group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")

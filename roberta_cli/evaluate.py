@@ -13,7 +13,8 @@ from roberta.data.readers.choices import QUESTION_SETS, ChoiceFields
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.table import TableFormat
 from roberta.data.readers.winograd import PRONOUN_SETS
-from roberta.errors import ConfigError
+from roberta.errors import ConfigError, VocabError
+from roberta.metrics import METRICS_OF_KIND
 from roberta_cli.entry import Parser, check_exists, run
 from roberta_cli.results import Result
 
@@ -26,6 +27,7 @@ DESCRIPTION = f"""Measure a model on a data set.
              accuracy with its 95 % interval, the same by genre, and the confusion matrix
   table      the same on your own .tsv, .csv or .jsonl, or a folder that has one for each split
   folders    the same on texts in SPLIT/LABEL/NAME.txt, as in aclImdb
+  binarized  the same on a folder that fairseq-preprocess made of input0, input1 and label
   squad      SQuAD's official figures, of either version, for a development file: of predictions in files, or of the
              answers of a model, which --save-answers writes as such files
   {", ".join(QUESTION_SETS)}, choices
@@ -40,13 +42,6 @@ EXAMPLE = """  roberta-eval mnli glue_data/MNLI/dev_matched.tsv --model roberta.
   roberta-eval squad dev-v1.1.json --model runs/squad
   roberta-eval winogrande winogrande_1.1/dev.jsonl --model roberta.large
   roberta-eval masked_lm data-bin --model runs/small"""
-
-_METRICS = {
-    "classification": ("accuracy", "macro_f1", "matthews"),
-    "multi_label": ("micro_f1", "exact_match"),
-    "regression": ("pearson", "spearman"),
-}
-
 
 WINDOW_OPTIONS = ("doc_stride", "max_question_length", "max_answer_length")
 MODEL_OPTIONS = (*WINDOW_OPTIONS, "head", "tokens_per_sample", "max_tokens", "precision", "cpu_engine")
@@ -161,7 +156,7 @@ class Request:
 
 # the options that only some tasks have, by their title in the help
 _OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "labelled texts": (LabelOptions, (*GLUE, "table", "folders")),
+    "labelled texts": (LabelOptions, (*GLUE, "table", "folders", "binarized")),
     "table": (TableFormat, ("table",)),
     "choices": (ChoiceFields, ("choices",)),
     "options of questions": (ChoiceOptions, (*QUESTION_SETS, "choices")),
@@ -232,23 +227,40 @@ def _table(request: Request) -> dict[str, Any]:
     from roberta.data.readers.table import KINDS, read_table
 
     path = find_split_file(request.data, request.config.split, KINDS) if request.data.is_dir() else request.data
-    return _texts(request, read_table(path, request.table), metrics=_METRICS[request.table.kind])
+    return _texts(request, read_table(path, request.table), metrics=METRICS_OF_KIND[request.table.kind])
 
 
 def _folders(request: Request) -> dict[str, Any]:
     from roberta.data.readers.folders import read_folders
 
     examples = read_folders(request.data, request.config.split)
-    return _texts(request, examples, metrics=_METRICS["classification"])
+    return _texts(request, examples, metrics=METRICS_OF_KIND["classification"])
+
+
+def _binarized(request: Request) -> dict[str, Any]:
+    from roberta.data.readers.binarized import binarized_dictionary, binarized_labels, read_binarized
+
+    dictionary = binarized_dictionary(request.data)
+    examples = read_binarized(request.data, request.config.split)
+    kind = "regression" if isinstance(examples[0].label, float) else "classification"
+    labels = binarized_labels(request.data)
+    return _texts(request, examples, labels=labels, metrics=METRICS_OF_KIND[kind], dictionary=dictionary)
 
 
 def _texts(
-    request: Request, examples: Sequence[Any], *, labels: tuple[str, ...] = (), metrics: tuple[str, ...]
+    request: Request,
+    examples: Sequence[Any],
+    *,
+    labels: tuple[str, ...] = (),
+    metrics: tuple[str, ...],
+    dictionary: Any = None,
 ) -> dict[str, Any]:
     from roberta.evaluation import Judgement, evaluate_texts, only_head
 
     config = request.config
     roberta = _model(config)
+    if dictionary is not None and dictionary != roberta.tokenizer.dictionary:
+        raise VocabError(f"{request.data}: its dictionary is not the model's; binarise with the model's dict.txt")
     judgement = Judgement(
         roberta,
         config.head or only_head(roberta),
@@ -415,6 +427,7 @@ EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {
     **dict.fromkeys(GLUE, _glue),
     "table": _table,
     "folders": _folders,
+    "binarized": _binarized,
     "squad": _squad,
     **dict.fromkeys((*QUESTION_SETS, "choices"), _questions),
     **dict.fromkeys(PRONOUN_SETS, _pronouns),

@@ -3,12 +3,11 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from roberta.config import add_arguments, from_namespace
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.verification import verify
-from roberta_cli.entry import Parser, run
+from roberta_cli.entry import Parser, run, vocabulary_folder
 from roberta_cli.results import Result
 
 DESCRIPTION = """\
@@ -38,7 +37,7 @@ def command(argv: Sequence[str]) -> Result:
     if config.verify is not None:
         return {"verified": str(config.verify), **dataclasses.asdict(verify(config.verify))}
     start = time.perf_counter()
-    config = dataclasses.replace(config, vocab=_folder_of(config.vocab))
+    config = dataclasses.replace(config, vocab=vocabulary_folder(config.vocab))
     splits = {name: dataclasses.asdict(counts) for name, counts in preprocess(config).items()}
     seconds = time.perf_counter() - start
     files = sum(len(paths) for paths in (config.trainpref, config.validpref, config.testpref) if paths)
@@ -46,15 +45,6 @@ def command(argv: Sequence[str]) -> Result:
     total = {key: sum(counts[key] for counts in splits.values()) for key in keys}
     rates = {"seconds": round(seconds, 3), "mb_per_second": round(total["text_bytes"] / seconds / 1e6, 3)}
     return {"files": files, **total, **rates, "splits": splits}
-
-
-def _folder_of(vocab: Path | None) -> Path | None:
-    """Return the folder of a vocabulary given as such, or as the name of a model that comes with the package."""
-    if vocab is None or vocab.exists():
-        return vocab
-    from roberta.pretrained import SHIPPED  # with torch, which takes long
-
-    return SHIPPED.get(str(vocab), vocab)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from roberta_cli.entry import Parser, add_training_components, load_user_module, run
+from roberta_cli.entry import Parser, add_training_components, load_user_module, run, vocabulary_folder
 from roberta_cli.results import Result
 
 DESCRIPTION = """Pretrain a model on a folder that roberta-preprocess made.
@@ -44,6 +44,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}")
     add_arguments(parser, DryRunConfig, title="dry run")
     given = parser.parse_args(argv)
+    if hasattr(given, "vocab"):
+        given.vocab = vocabulary_folder(given.vocab)
     recipe = Recipe(
         task=from_namespace(task, given),
         model=from_namespace(type(model), given, model),

@@ -106,6 +106,9 @@ def _pooler(model: RobertaModel) -> tuple[Activation, float]:
     if others:
         raise ConfigError(f"a fairseq checkpoint holds heads for masked LM and classification, not {', '.join(others)}")
     poolers = {(head.activation_fn, head.dropout) for head in heads.values()}
+    for name in sorted(name for name, head in heads.items() if isinstance(head, ClassificationHeadConfig)):
+        if heads[name].multi_label:
+            _LOGGER.warning("a fairseq checkpoint does not say that head %s tells several classes at once", name)
     if len(poolers) > 1:
         raise ConfigError(f"fairseq has one pooler activation and dropout for all heads; the model has {poolers}")
     return poolers.pop() if poolers else ("tanh", 0.0)

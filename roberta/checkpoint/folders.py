@@ -128,17 +128,22 @@ def _check_ours(folder: Path, marker: str) -> None:
 
 
 def _check_nothing_is_lost(folder: Path, new: Path) -> None:
-    """Refuse to replace a folder in which something is that neither its manifest lists nor the new one brings."""
+    """Refuse to replace a folder in which something is that neither its manifest lists nor the new one brings.
+
+    The card, and hidden files such as a file manager leaves, go along.
+    """
     if not folder.exists():
         return
-    known = {path.name for path in new.iterdir()} | manifest.names(folder) | {manifest.MANIFEST, CARD}
+    carried = {path.name for path in folder.iterdir() if path.is_file() and path.name.startswith(".")} | {CARD}
+    known = {path.name for path in new.iterdir()} | manifest.names(folder) | {manifest.MANIFEST} | carried
     if others := sorted({path.name for path in folder.iterdir()} - known):
         raise StorageError(
             f"{folder} holds {', '.join(others[:3])}, which is no part of the checkpoint in it and would be lost; move "
             "that away, or choose another folder"
         )
-    if (folder / CARD).is_file() and not (new / CARD).exists():
-        shutil.copy2(folder / CARD, new / CARD)
+    for name in sorted(carried):
+        if (folder / name).is_file() and not (new / name).exists():
+            shutil.copy2(folder / name, new / name)
 
 
 def _sync(path: Path) -> None:

@@ -98,8 +98,13 @@ def export_onnx(model: RobertaModel, path: Path, head: str | None = None) -> Non
     size = sum(parameter.nbytes for parameter in model.parameters())
     if size > _MAX_BYTES:
         raise ConfigError(f"{size} bytes of parameters; an ONNX file holds {_MAX_BYTES}: export model.half() instead")
-    with evaluation_mode(padded):
-        _write(padded, path)
+    engine = model.cpu_engine
+    model.set_cpu_engine("torch")  # others' products are none of ONNX's
+    try:
+        with evaluation_mode(padded):
+            _write(padded, path)
+    finally:
+        model.set_cpu_engine(engine)
 
 
 def _write(padded: PaddedModel, path: Path) -> None:

@@ -81,6 +81,11 @@ class CosineConfig(WarmupConfig):
     min_lr: float = option(0.0, help="rate at the end and after it")
     total_num_update: int | None = option(None, help="updates until the lowest rate; --max-update where not given")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.min_lr <= self.lr:
+            raise ConfigError(f"--min-lr is {self.min_lr}; it must lie between 0 and --lr {self.lr}")
+
 
 @SCHEDULES.register("cosine", CosineConfig)
 def cosine(config: CosineConfig, max_update: int) -> Schedule:
@@ -103,6 +108,11 @@ class InverseSqrtConfig(WarmupConfig):
     """Options of the inverse-square-root schedule."""
 
     warmup_init_lr: float = option(0.0, help="rate at the start of the warm-up")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.warmup_init_lr < math.inf:
+            raise ConfigError(f"--warmup-init-lr is {self.warmup_init_lr}; it must be at least 0")
 
 
 @SCHEDULES.register("inverse_sqrt", InverseSqrtConfig)

@@ -41,7 +41,9 @@ class MaskedLMTaskConfig(MaskingConfig):
         help=f"folder that roberta-preprocess made, or several with {os.pathsep} between them; "
         "or raw text, a file or a folder of .txt files, which is binarised once into the cache"
     )
-    vocab: Path | None = option(None, help="raw text: folder of dict.txt, encoder.json and vocab.bpe")
+    vocab: Path | None = option(
+        None, help="raw text: folder of dict.txt, encoder.json and vocab.bpe, or roberta.mini for its own"
+    )
     valid_data: Path | None = option(None, help="raw text: file or folder of the validation text")
     valid_fraction: float = option(0.01, help="raw text without --valid-data: share of the documents held out")
     tokens_per_sample: int = option(512, help="tokens of a sample at most, <s> included")

@@ -27,7 +27,7 @@ from roberta.data.submission import write_submission
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, VocabError, choices
 from roberta.layout import Batch, SequenceLayout
-from roberta.metrics import METRICS
+from roberta.metrics import METRICS, METRICS_OF_KIND
 from roberta.models.heads import ClassificationHeadConfig, RegressionHeadConfig
 from roberta.randomness import generator
 from roberta.registry import TASKS
@@ -36,11 +36,6 @@ from roberta.tasks.task import Prediction, Samples, Task
 LAYOUTS = ("table", "folders", "binarized", *GLUE)
 AX = "ax"  # GLUE's diagnostic set, which models of MNLI answer
 HEAD = "sentence_classification_head"  # fairseq's name
-METRICS_OF_KIND = {  # the first one selects checkpoints
-    "classification": ("accuracy", "macro_f1", "matthews"),
-    "multi_label": ("micro_f1", "exact_match"),
-    "regression": ("pearson", "spearman"),
-}
 
 _TRAINING = ("train", "valid")
 

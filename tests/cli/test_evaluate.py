@@ -10,9 +10,10 @@ import sklearn.metrics
 import torch
 
 from roberta.checkpoint import native
+from roberta.data.indexed import IndexedWriter
 from roberta.data.readers.glue import GLUE, MNLI_LABELS, read_glue
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import ConfigError
+from roberta.errors import ConfigError, VocabError
 from roberta.hub import RobertaHubInterface
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -343,3 +344,32 @@ def test_the_published_snippet_runs_on_the_genuine_files(shared, capsys):
         "telephone": 190,
         "travel": 216,
     }
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_binarized_folder_is_scored_as_its_texts(measure, model, roberta, pairs, tmp_path, capsys, named):
+    """Classes by name, or numbers."""
+    rows = [(*pair, MNLI_LABELS[number % 3] if named else number % 5) for number, pair in enumerate(pairs)]
+    path = table(tmp_path / "dev.tsv", "a\tb\tlabel", rows)
+    for column in range(2):
+        (tmp_path / f"input{column}").mkdir()
+        with IndexedWriter(tmp_path / f"input{column}" / "valid", 60_000) as writer:
+            for row in rows:
+                writer.add([*roberta.tokenizer.encode(row[column]), 2])
+    roberta.tokenizer.dictionary.save(tmp_path / "input0" / "dict.txt")
+    (tmp_path / "label").mkdir()
+    if named:
+        (tmp_path / "label" / "dict.txt").write_text("".join(f"{label} 1\n" for label in MNLI_LABELS))
+        with IndexedWriter(tmp_path / "label" / "valid", 100) as writer:
+            for row in rows:
+                writer.add([4 + MNLI_LABELS.index(row[2]), 2])
+    else:
+        (tmp_path / "label" / "valid.label").write_text("".join(f"{row[2]}\n" for row in rows))
+    head, kind = ("mnli", "classification") if named else ("stars", "regression")
+    found = measure("binarized", tmp_path, "--head", head)
+    expected = measure("table", path, "--text-columns", "a", "b", "--kind", kind, "--head", head)
+    timed = ("task", "seconds", "examples_per_s", "tokens_per_s")
+    assert {k: v for k, v in found.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+    (tmp_path / "input0" / "dict.txt").write_text("a 1\nb 1\n")
+    assert evaluate.main(["binarized", str(tmp_path), "--head", head, "--model", str(model)]) == VocabError.exit_code
+    assert "its dictionary is not the model's" in capsys.readouterr().err

@@ -415,8 +415,8 @@ def _optional(path: Path) -> dict[str, Any]:
 def _validation_after(update: int | None, path: Path) -> dict[str, Any]:
     """Return the record of the validation after an update in a log, or else of the last one; nothing if it has none."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    records = [record for line in lines if line.startswith(b'{"valid"') and (record := _validation(line))]
-    return next((record for record in records if record["num_updates"] == update), records[-1] if records else {})
+    records = [record for line in reversed(lines) if line.startswith(b'{"valid"') and (record := _validation(line))]
+    return next((record for record in records if record["num_updates"] == update), records[0] if records else {})
 
 
 def _validation(line: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from roberta.checkpoint import native
 from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.errors import CheckpointError, StorageError
 from roberta.hub import RobertaHubInterface, from_pretrained
-from roberta.model_card import Facts, read_facts, write_card, write_run_cards
+from roberta.model_card import Facts, _scores, read_facts, write_card, write_run_cards
 from roberta.models.heads import ClassificationHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.optim.adam import AdamConfig
@@ -343,3 +344,16 @@ def test_the_hubs_own_reader_takes_the_scores(run):
     (first, second) = ModelCard.load(run / "README.md").data.eval_results
     assert (first.dataset_type, first.dataset_config, first.metric_type) == ("nyu-mll/glue", "rte", "accuracy")
     assert (second.metric_type, second.metric_value) == ("f1", 0.25)
+
+
+def test_the_card_of_the_best_model_has_its_own_figures(run):
+    log, step = run / "log.jsonl", native.steps(run)[-1]
+    last = read_facts(run).validation
+    better = {**last, "num_updates": 1, "loss": last["loss"] - 1.0}
+    log.write_text(json.dumps({"valid": better}) + "\n" + log.read_text())
+    state = json.loads((step / "state.json").read_text())
+    (step / "state.json").write_text(json.dumps({**state, "best_update": 1}))
+    assert read_facts(run).validation == better
+    assert "after update 1." in _scores(read_facts(run))
+    shutil.rmtree(run / "best")
+    assert read_facts(run).validation == last  # the card is that of the newest model

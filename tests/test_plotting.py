@@ -53,6 +53,8 @@ def test_validations_stand_between_the_records_of_training_on_other_axes(tmp_pat
     train = [{**record, "hours": record["num_updates"] / 10} for record in TRAIN]
     lines = plotted([write_run(tmp_path / "a", train)], x="hours")
     assert lines["loss"] == [([1.0, 2.0, 3.0], [9, 8, 7]), ([1.5, 3.0], [7.5, 6])]
+    early = [{"num_updates": 5, "loss": 9.5}, *VALID]
+    assert plotted([write_run(tmp_path / "b", train, early)], x="hours")["loss"][1] == ([0.5, 1.5, 3.0], [9.5, 7.5, 6])
 
 
 def test_an_axis_of_the_validations_own_is_taken(tmp_path):
@@ -192,6 +194,16 @@ def test_a_run_given_twice_is_refused(tmp_path):
     run = write_run(tmp_path / "a")
     with pytest.raises(ConfigError, match="given twice"):
         read_logs([run, run / "log.jsonl"])
+    (run / "earlier.jsonl").write_bytes((run / "log.jsonl").read_bytes())
+    logs = read_logs([run / "log.jsonl", run / "earlier.jsonl"])
+    assert [log.name for log in logs] == ["log.jsonl", "earlier.jsonl"]
+
+
+def test_names_of_runs_are_no_mathematics(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = plot(read_logs([write_run(tmp_path / "a$b_$")]))
+    save(figure, tmp_path / "curves.svg")
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == r"a\$b_\$  6"
 
 
 def test_a_file_that_can_not_be_written_is_named(tmp_path):

@@ -126,3 +126,10 @@ def test_class_names_that_could_be_those_of_another_head_are_left_out_and_it_is_
         fairseq_writer.write(tmp_path / "model", model, Tokenizer.load())
     assert "they are left out, as several heads have 3 classes" in caplog.text
     assert not (tmp_path / "model" / "label").exists()
+
+
+def test_a_head_for_several_classes_at_once_is_told_of(model, tmp_path, caplog):
+    model.register_head("topic", ClassificationHeadConfig(num_classes=3, multi_label=True))
+    with caplog.at_level(logging.WARNING, logger="roberta"):
+        fairseq_writer.write(tmp_path / "model", model, Tokenizer.load())
+    assert "does not say that head topic tells several classes at once" in caplog.text

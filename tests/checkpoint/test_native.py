@@ -197,6 +197,13 @@ def test_what_lies_beside_a_checkpoint_is_not_lost_with_it(folder, tiny_model):
     assert (folder / "README.md").read_text() == "lr was too high"
 
 
+def test_what_a_file_manager_leaves_goes_along(folder, tiny_model):
+    (folder / ".DS_Store").write_bytes(b"view")
+    native.save(folder, tiny_model, Tokenizer.load())
+    assert native.load(folder).training is None
+    assert (folder / ".DS_Store").read_bytes() == b"view"
+
+
 def test_a_file_is_not_replaced_by_a_checkpoint(tiny_model, tmp_path):
     (tmp_path / "model").write_text("years")
     with pytest.raises(StorageError, match="is a file; it would be lost"):

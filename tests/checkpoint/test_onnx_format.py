@@ -126,3 +126,15 @@ def test_a_model_in_training_and_half_precision_is_exported_as_in_evaluation(tin
     assert found.dtype.name == "float16"
     # torch's own run in half precision is off by 4.3e-4 here.
     torch.testing.assert_close(torch.from_numpy(found).float(), expected, atol=1.3e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_model_is_exported_whatever_multiplies_its_matrices(tiny_config, tmp_path: Path) -> None:
+    model = make_tiny_model(tiny_config).float().requires_grad_(False)
+    engine = "onednn" if torch.backends.mkldnn.is_available() else "numpy"
+    expected = packed_answers(model, "topic", padded_tokens([5, 2], left=False))
+    model.set_cpu_engine(engine)
+    session = exported(model, tmp_path / "model.onnx", "topic")
+    assert model.cpu_engine == engine
+    (found,) = session.run(None, {"tokens": padded_tokens([5, 2], left=False).numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)

@@ -231,6 +231,18 @@ def test_wsc_is_scored_with_the_spans_of_other_questions(measure, tmp_path):
     assert (result["num_single_candidates"], result["accuracy"]) == (1, 0.0)  # the query is taken, and it is wrong
 
 
+@pytest.mark.parametrize(("task", "head"), [("choices", "lm"), ("winogrande", "choice")])
+def test_a_head_for_other_things_is_refused(measure, tmp_path, task, head):
+    row = {"question": "a", "options": ["b", "c"], "answer": 0}
+    row |= {"sentence": "A _ b.", "option1": "x", "option2": "y"} if task == "winogrande" else {}
+    row |= {"answer": "1"} if task == "winogrande" else {}
+    write(tmp_path / "dev.jsonl", [row])
+    code, _, message = measure(task, tmp_path, "--head", head)
+    assert code == 2
+    assert "heads" in message
+    assert message.startswith("error: ")
+
+
 def test_a_missing_head_and_missing_answers_are_named(measure, tmp_path):
     write(tmp_path / "test.jsonl", [{"question": "a", "options": ["b", "c"]}])
     code, _, message = measure("choices", tmp_path, "--split", "test")

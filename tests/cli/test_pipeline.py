@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from roberta.hub import from_pretrained
+from roberta.registry import CRITERIONS, TASKS
 from roberta_cli import entry, evaluate, quickstart, train
 
 TINY = """--preset roberta.tiny --encoder-layers 1 --embed-dim 16 --ffn-embed-dim 16 --max-positions 64
@@ -60,6 +61,15 @@ def test_recipe_files_hold_options_and_the_command_line_wins(data_bin, tmp_path)
     recipe = train.parse([f"@{tmp_path / 'recipe.args'}", str(data_bin), "--save-dir", "run", "--seed", "6"])[0]
     assert (recipe.trainer.max_update, recipe.trainer.seed, recipe.model.embed_dim) == (9, 6, 16)
     assert recipe.model.attention_heads == 2  # of the preset
+
+
+def test_the_criterion_is_that_of_the_task_and_a_vocabulary_may_be_named(tmp_path):
+    arguments = ["data", "--save-dir", "run", "--max-update", "1", *TINY]
+    for task, more in (("masked_lm", ["--vocab", "roberta.mini"]), ("wsc", []), ("sentence_ranking", [])):
+        recipe, _ = train.parse([*arguments, "--task", task, *more])
+        assert CRITERIONS.name_of(type(recipe.criterion)) == TASKS.name_of(type(recipe.task)) == task
+        if more:
+            assert (recipe.task.vocab / "dict.txt").is_file()
 
 
 def test_a_user_module_brings_its_own_components(data_bin, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Learning-rate schedules."""
 
 import json
+import math
 
 import pytest
 
@@ -56,6 +57,24 @@ def test_inverse_sqrt_halves_at_four_times_the_warmup():
 def test_inverse_sqrt_needs_a_warmup():
     with pytest.raises(ConfigError, match="give --warmup-updates"):
         inverse_sqrt(InverseSqrtConfig(), 10)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "said"),
+    [
+        (CosineConfig, {"min_lr": -1.0}, "--min-lr is -1.0; it must lie between 0 and --lr 0.5"),
+        (CosineConfig, {"min_lr": 1.0}, "--min-lr is 1.0"),
+        (CosineConfig, {"min_lr": math.nan}, "--min-lr is nan"),
+        (InverseSqrtConfig, {"warmup_init_lr": -1.0}, "--warmup-init-lr is -1.0; it must be at least 0"),
+        (InverseSqrtConfig, {"warmup_init_lr": math.inf}, "--warmup-init-lr is inf"),
+        (PolynomialDecayConfig, {"end_learning_rate": 0.6}, "--end-learning-rate is 0.6"),
+        (FixedConfig, {"warmup_ratio": 1.5}, "--warmup-ratio is 1.5"),
+        (FixedConfig, {"warmup_ratio": 0.5, "warmup_updates": 3}, "contradict each other"),
+    ],
+)
+def test_rates_that_make_no_sense_are_refused(config, options, said):
+    with pytest.raises(ConfigError, match=said):
+        config(lr=0.5, **options)
 
 
 def test_a_fixed_rate_stays():

@@ -12,21 +12,25 @@ from roberta.errors import RobertaError, StorageError
 _MAX_JSON_BYTES = 2**26  # the state of a run takes some kB, a tokenizer of other libraries some MB
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, escape: bool = False) -> None:
     """Write a text file under a temporary name, sync it, and rename it.
 
-    Half a surrogate pair, which JSON and names of files may have and UTF-8 may not, is written as its escape.
+    escape: write half a surrogate pair, which UTF-8 may not have, as `\\ud83d`; for what people have in their data.
 
     Raises:
         StorageError: the file can't be written; what was there before stays.
+        UnicodeEncodeError: the text has half a surrogate pair, which is not to be escaped; likewise.
     """
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with part.open("w", encoding="utf-8", errors="backslashreplace" if escape else None, newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    except UnicodeEncodeError:
+        part.unlink()
+        raise
     except OSError as error:
         part.unlink(missing_ok=True)
         raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error

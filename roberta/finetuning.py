@@ -152,8 +152,8 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         best=best_run,
         splits=splits,
     )
-    write_text(save_dir / f"{REPORT}.json", report.to_json() + "\n")
-    write_text(save_dir / f"{REPORT}.md", report.to_markdown(*_draw(save_dir, report)))
+    write_text(save_dir / f"{REPORT}.json", report.to_json() + "\n", escape=True)
+    write_text(save_dir / f"{REPORT}.md", report.to_markdown(*_draw(save_dir, report)), escape=True)
     write_run_cards(save_dir)
     return report
 
@@ -237,7 +237,7 @@ def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]
         )
         predictions = samples.predictions(outputs)
         lines = [as_json(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
-        write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
+        write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines), escape=True)
         samples.write_predictions(folder, outputs)
         is_told = all(prediction.answer is not None for prediction in predictions)
         splits[split] = Split(samples.score(outputs) if is_told else {}, predictions)

@@ -110,7 +110,7 @@ def write(inspection: Inspection, output: Path) -> None:
         StorageError: the file can't be written.
     """
     if output.suffix == PAGE:
-        write_text(output, page(inspection))
+        write_text(output, page(inspection), escape=True)
         return
     save(picture(inspection), output)
 

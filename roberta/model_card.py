@@ -181,7 +181,7 @@ def _write(path: Path, text: str) -> None:
     if path.is_file() and not _is_unchanged(path.read_bytes()):
         logger.info("%s was written or changed by hand, and stays; delete it for a new one", path)
         return
-    write_text(path, _sealed(text.encode()).decode())
+    write_text(path, _sealed(text.encode(errors="backslashreplace")).decode())
 
 
 def _is_unchanged(content: bytes) -> bool:

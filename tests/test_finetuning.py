@@ -326,3 +326,15 @@ def test_other_validation_data_makes_the_best_figure_be_forgotten(tmp_path, sour
     trainer._restore(trainer.run_folder.resumed_from)
     assert (trainer.position.best, trainer.position.best_update) == (None, 0)
     assert "the validation data is not that of before (contents was" in caplog.text
+
+
+def test_half_a_surrogate_pair_in_a_text_costs_no_predictions(tmp_path, source, monkeypatch):
+    monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
+    rows = [{"text": f"cut {number} \ud83d", "label": "ab"[number % 2]} for number in range(8)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = recipe_of(tmp_path, source, "ab", max_update=1)
+    recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, data=tmp_path / "data.jsonl"))
+    finetune("mine", recipe, SweepConfig(), source)
+    (line,) = (tmp_path / "run" / "predictions" / "valid.jsonl").read_text().splitlines()
+    assert json.loads(line)["text"].endswith("\ud83d")
+    assert "\\ud83d" in (tmp_path / "run" / "report.md").read_text()

@@ -48,7 +48,7 @@ def write_submission(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: can't be written: {error}; choose another folder") from error
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines), escape=True)
     return path
 
 

@@ -170,7 +170,7 @@ class PronounQuestions(Samples):
         if self.submission is not None:
             pairs = zip(self.examples, outputs, strict=True)
             lines = [self.submission.line(example, int(rows.argmax())) for example, rows in pairs]
-            write_text(folder / self.submission.name, "".join(f"{line}\n" for line in lines))
+            write_text(folder / self.submission.name, "".join(f"{line}\n" for line in lines), escape=True)
 
 
 @TASKS.register("wsc", WSCTaskConfig)

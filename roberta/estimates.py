@@ -196,7 +196,7 @@ def count_parameters(model: Any, head: Any, frozen: Sequence[str] = ()) -> Param
     with torch.device("meta"):
         built: Any = MODELS.build(model)
         built.register_head(HEAD, head)
-    freeze(built, [part for part in frozen if not part.startswith("heads.")])
+    freeze(built, [part for part in frozen if not part.startswith("heads.")])  # the head's name is another one here
     layers, module = built.encoder.layers, built.heads[HEAD]
     embedding = model.vocab_size * model.embed_dim
     return Parameters(

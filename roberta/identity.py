@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -117,6 +117,16 @@ def warn_of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     if changes := _differences({"cpu_engine": "torch", "dropout": "torch", **old}, new):
         logger.warning(
             "resumed under other conditions (%s): the same samples in the same order, but not the same bits", changes
+        )
+
+
+def warn_of_updates(old: Sequence[int], new: Sequence[int]) -> None:
+    """Say so where updates no longer take as many batches; both are of all processes, for each epoch."""
+    if list(old) != list(new):
+        logger.warning(
+            "an update takes %s batches now, where it took %s (processes times --update-freq): what is learned differs",
+            " ".join(map(str, new)),
+            " ".join(map(str, old)),
         )
 
 

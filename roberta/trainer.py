@@ -294,7 +294,8 @@ class Trainer:
         self.run_folder.check_is_free()
         if self.run_folder.resumed_from is not None:
             self._restore(self.run_folder.resumed_from)
-            logger.info("resumed from %s", self.run_folder.resumed_from)
+            if self.world.is_main:
+                logger.info("resumed from %s", self.run_folder.resumed_from)
         else:
             if self.config.resume and self.world.is_main:
                 logger.warning("--resume: there is no checkpoint in %s; training begins anew", self.config.save_dir)
@@ -409,6 +410,8 @@ class Trainer:
             identity.settle_engine(self.model, state["conditions"].get("cpu_engine", "torch"), self.world)
         if self.world.is_main:
             identity.warn_of_conditions(state["conditions"], identity.conditions(self.world, self.model.cpu_engine))
+            before = [freq * state["conditions"].get("processes", 1) for freq in options["trainer"]["update_freq"]]
+            identity.warn_of_updates(before, [freq * self.world.size for freq in self.config.update_freq])
         self.position = Position.from_json(position, str(folder))
         if identity.is_validated_elsewhere(state["valid"], self._valid_fingerprint):
             self.position.forget_best()

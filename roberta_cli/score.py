@@ -1,6 +1,7 @@
 """roberta-score: measure texts that a system wrote."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -60,8 +61,8 @@ class ScoreConfig:
             raise ConfigError("required: --model")
         if self.output is not None and not self.nbest:
             raise ConfigError("--output is where --nbest writes; the scores of lines go to --per-line")
-        if not self.weights:
-            raise ConfigError("--weights takes at least one number")
+        if not self.weights or not all(map(math.isfinite, self.weights)):
+            raise ConfigError(f"--weights takes at least one number, and finite ones, not {self.weights}")
         if self.max_tokens < 1:
             raise ConfigError(f"--max-tokens is {self.max_tokens}; it must be at least 1")
 

@@ -638,3 +638,11 @@ def test_a_resumed_run_keeps_the_clock_of_the_first(recipe):
     assert resumed.position.seconds == pytest.approx(2 * 60.0 + (UPDATES - 2) * 30.0)
     first = records(resumed, "train")[0]
     assert first["hours_left"] == pytest.approx(first["hours"])
+
+
+def test_updates_that_take_other_batches_after_a_resume_are_told_of(recipe, caplog):
+    trained(recipe, max_update=2)
+    trained(recipe, max_update=3, resume=True)
+    assert "batches now" not in caplog.text
+    trained(recipe, max_update=4, resume=True, update_freq=(2,))
+    assert "an update takes 2 batches now, where it took 1 (processes times --update-freq)" in caplog.text

@@ -43,7 +43,7 @@ from roberta.checkpoint.hf_heads import (
 )
 from roberta.data.dictionary import Dictionary
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import CheckpointError, ConfigError, choices
+from roberta.errors import CheckpointError, ConfigError
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.models.transformer import LAYER_NORM_EPS, Activation
 
@@ -175,7 +175,7 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
     """Return the encoder's config, with every option checked that bears on what the model computes."""
     if options.get("model_type") != MODEL_TYPE:
         given = options.get("model_type")
-        raise CheckpointError(f"{path}: model_type is {spell(given)}; {choices(given, [MODEL_TYPE])}")
+        raise CheckpointError(f"{path}: model_type is {spell(given)}; only models of type {MODEL_TYPE} are read")
     for name, (value, default, reason) in _FIXED.items():
         if options.get(name, default) != value:
             raise CheckpointError(

@@ -45,9 +45,11 @@ class Piece:
             text = self.raw.decode("utf-8")
         except UnicodeDecodeError as error:
             number = self.number + self.raw.count(b"\n", 0, error.start)
+            is_utf16 = self.offset + error.start == 0 and self.raw[:2] in (b"\xff\xfe", b"\xfe\xff")
             raise DataError(
                 f"{self.path}:{number}: byte offset {self.offset + error.start}: 0x{self.raw[error.start]:02x} is not "
-                f"valid UTF-8 ({error.reason}); convert the file, for instance with `iconv -f LATIN1 -t UTF-8`"
+                f"valid UTF-8 ({error.reason}); convert the file, for instance with "
+                f"`iconv -f {'UTF-16' if is_utf16 else 'LATIN1'} -t UTF-8`"
             ) from error
         if self.number == 1:
             text = text.removeprefix("\ufeff")

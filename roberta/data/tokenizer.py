@@ -4,6 +4,7 @@
 `<s> a </s>` or `<s> a </s></s> b </s>`. `align` says where each token lies in its text. Nothing here knows of tensors.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from roberta.bpe import BPE, GPT2BPE
 from roberta.data.dictionary import FILE_NAME, SPECIALS, Dictionary
 from roberta.errors import DataError, VocabError
 
+logger = logging.getLogger(__name__)
+
+_MOST = 0.5  # of a BPE's tokens: a dictionary that has fewer is probably of another one
 _HIGH, _LOW = 0xD800, 0xDC00  # where the two halves of a surrogate pair begin; each half has 1024 values
 _MADE_UP = "madeupword"
 
@@ -61,7 +65,9 @@ class Tokenizer:
             return cls(GPT2BPE.load(), Dictionary.load_packaged())
         bpe, path = GPT2BPE.load(folder), folder / FILE_NAME
         if path.exists():
-            return cls(bpe, _matching(bpe, Dictionary.load(path), path))
+            dictionary = _matching(bpe, Dictionary.load(path), path)
+            _warn_of_unknown(bpe, dictionary, path)
+            return cls(bpe, dictionary)
         if SPECIALS[0] in bpe.encoder:
             return _from_token_numbers(bpe, folder)
         if bpe.token_bytes != GPT2BPE.load().token_bytes:
@@ -273,6 +279,20 @@ def _matching(bpe: BPE, dictionary: Dictionary, path: Path) -> Dictionary:
             "put the vocab.bpe, encoder.json and dict.txt of the same model into the folder"
         )
     return dictionary
+
+
+def _warn_of_unknown(bpe: BPE, dictionary: Dictionary, path: Path) -> None:
+    """Say so where a dictionary lacks many of the BPE's tokens, as one does whose own BPE files are missing."""
+    known = len(set(dictionary.symbols).intersection(bpe.symbols))
+    if known < _MOST * len(bpe.symbols):
+        logger.warning(
+            "%s has %d of the %d tokens of the BPE, all others are %s; if it is of another BPE, put its vocab.bpe and "
+            "encoder.json beside it",
+            path,
+            known,
+            len(bpe.symbols),
+            SPECIALS[3],
+        )
 
 
 def _from_token_numbers(bpe: GPT2BPE, folder: Path) -> Tokenizer:

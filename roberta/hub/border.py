@@ -5,7 +5,7 @@ This is the only place where tokens are padded.
 Shapes: B sequences, S padded length, T packed tokens, C embed_dim, K outputs.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -47,7 +47,7 @@ class Engine:
         so that what does not fit into memory shows at once. Every index appears in exactly one batch.
 
         Raises:
-            DataError: a sequence is empty, longer than the model takes, or holds an id outside the vocabulary.
+            DataError: a sequence is empty, longer than the model takes, or holds an unknown id.
         """
         config = self.model.config
         lengths = np.array(list(map(len, sequences)), dtype=np.int64)
@@ -101,6 +101,7 @@ def as_sequences(inputs: Any) -> tuple[list[tuple[str, ...]], bool]:
         return [(inputs,)], True
     if isinstance(inputs, tuple) and inputs and all(isinstance(text, str) for text in inputs):
         return [inputs], True
+    _refuse_mapping(inputs)
     items = list(inputs) if isinstance(inputs, Iterable) else [inputs]
     sequences = []
     for position, item in enumerate(items):
@@ -121,11 +122,18 @@ def as_texts(inputs: Any) -> tuple[list[str], bool]:
     """
     if isinstance(inputs, str):
         return [inputs], True
+    _refuse_mapping(inputs)
     items = list(inputs) if isinstance(inputs, Iterable) else [inputs]
     for position, item in enumerate(items):
         if not isinstance(item, str):
             raise DataError(f"item {position} is {item!r:.60}; expected a text or a list of texts")
     return items, False
+
+
+def _refuse_mapping(inputs: Any) -> None:
+    """Refuse a row of a data set, whose keys would be taken for texts."""
+    if isinstance(inputs, Mapping):
+        raise DataError(f"this is a mapping of {list(inputs)!r:.60}; give the text in it, or a list of texts")
 
 
 def as_word_list(words: Any, what: str) -> list[str]:
@@ -217,6 +225,7 @@ def check_ids(tokens: Tensor, vocab_size: int) -> None:
     Raises:
         DataError: there are such ids.
     """
+    tokens = tokens.long()  # some types of integers have no minimum in torch
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         raise DataError(
             f"token ids from {int(tokens.min())} to {int(tokens.max())}; the vocabulary has ids 0 to {vocab_size - 1}"

@@ -15,7 +15,7 @@ from roberta.criterions.wsc import candidate_scores
 from roberta.data.examples import ChoiceExample
 from roberta.data.noun_phrases import noun_phrases, other_candidates
 from roberta.data.pronouns import MarkedSentence, MaskedCandidate, encode_candidates, parse_marks
-from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
+from roberta.data.questions import NUM_SPECIALS, encode_questions
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, as_texts, as_word_list
 from roberta.hub.predicting import batched_logits
@@ -71,7 +71,7 @@ def choose(engine: Engine, head: str, examples: Sequence[ChoiceExample], *, trun
     if config.rows != "first" or config.num_outputs != 1:
         raise ConfigError(f"head {head!r} ({type(config).__name__}) gives no score to a sequence; choose needs one")
     limit = engine.model.config.max_positions if truncate else None
-    option_limit = None if limit is None else min(MAX_OPTION_TOKENS, limit - NUM_SPECIALS)
+    option_limit = None if limit is None else limit - NUM_SPECIALS  # the option comes last, and must not be cut first
     questions = encode_questions(engine.tokenizer, examples, max_tokens=limit, max_option_tokens=option_limit)
     sequences: list[list[int]] = []
     for question in questions:

@@ -104,8 +104,11 @@ class RobertaHubInterface(HubModel):
         """
         if isinstance(tokens, Tensor):
             return features.attentions(self.model, tokens)
+        (texts, is_single) = border.as_sequences(tokens)
+        if not is_single:
+            raise DataError(f"attentions takes one text or a tuple of texts, not a list of {len(texts)}")
         with border.inference(self.model):
-            return features.attentions(self.model, self.encode_batch([tokens]))
+            return features.attentions(self.model, self.encode_batch(texts))
 
     def embed(
         self, texts: Text | Sequence[Text], *, pooling: Pooling = "mean", normalize: bool = True, truncate: bool = False
@@ -172,7 +175,7 @@ class RobertaHubInterface(HubModel):
 
         Raises:
             ConfigError: the model has no such head.
-            DataError: a sequence is empty, too long, or holds an id outside the vocabulary.
+            DataError: a sequence is empty, too long, or holds `<pad>` or an id outside the vocabulary.
         """
         if max_tokens is not None and max_tokens < 1:
             raise DataError(f"max_tokens is {max_tokens}; it must be at least 1")
@@ -250,7 +253,7 @@ class RobertaHubInterface(HubModel):
         >>> roberta.disambiguate_pronoun(sentence, ["the trophy", "the suitcase"]) in ("the trophy", "the suitcase")
         True
         """
-        self.model.head_config(scoring.LM_HEAD)
+        scoring.check_lm_head(self.model)
         sentences, single = as_texts(sentence)
         given = [candidates] if single and candidates is not None else candidates
         disambiguate = partial(choosing.disambiguate, self._engine, candidates=given, truncate=truncate)
@@ -303,7 +306,7 @@ class RobertaHubInterface(HubModel):
         >>> filled == f"Paris is in{token}."
         True
         """
-        self.model.head_config(scoring.LM_HEAD)
+        scoring.check_lm_head(self.model)
         return self._answer(as_texts(masked_input), partial(filling.fill_single, self._engine, topk=topk))
 
     def fill_masks(
@@ -323,7 +326,7 @@ class RobertaHubInterface(HubModel):
         >>> [len(fill.tokens) for fill in roberta.fill_masks("<mask> and <mask>", topk=3, joint="beam")]
         [2, 2, 2]
         """
-        self.model.head_config(scoring.LM_HEAD)
+        scoring.check_lm_head(self.model)
         return self._answer(as_texts(masked_input), partial(filling.fill, self._engine, topk=topk, joint=joint))
 
     def fill_candidates(self, masked_input: str | Sequence[str], candidates: Sequence[str]) -> list[Any]:
@@ -341,7 +344,7 @@ class RobertaHubInterface(HubModel):
         >>> [len(fill.tokens) for fill in roberta.fill_candidates("I <mask> it.", ["like"])]
         [1]
         """
-        self.model.head_config(scoring.LM_HEAD)
+        scoring.check_lm_head(self.model)
         return self._answer(
             as_texts(masked_input), partial(filling.fill_candidates, self._engine, candidates=candidates)
         )
@@ -361,7 +364,7 @@ class RobertaHubInterface(HubModel):
         >>> roberta.score("Hello world!").tokens
         ('Hello', ' world', '!')
         """
-        self.model.head_config(scoring.LM_HEAD)
+        scoring.check_lm_head(self.model)
         score = partial(scoring.pseudo_likelihoods, self._engine, within_word=within_word)
         return self._answer(as_texts(texts), score)
 

@@ -75,6 +75,12 @@ def predict_grid(model: RobertaModel, head: str, grid: PackedGrid, *, return_log
 def batched_logits(engine: Engine, head: str, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
     """Yield (indices, logits (M, K)) of a head for many sequences of token ids, batch by batch."""
     config = engine.model.head_config(head)
+    for number, sequence in enumerate(sequences):
+        if isinstance(sequence, str) or engine.tokenizer.dictionary.pad in sequence:
+            raise DataError(
+                f"sequence {number} is {sequence!r:.60}; expected token ids without <pad>, as encode returns them; "
+                "predict takes texts, and padded tensors"
+            )
     for indices, tokens, layout in engine.batches(sequences):
         with inference(engine.model):  # not across the yield: what the caller does in between is in the model's mode
             logits = engine.model(tokens, layout, head, select_rows(config, layout))

@@ -12,10 +12,24 @@ import torch
 from torch import Tensor
 
 from roberta.data.tokenizer import Tokenizer
+from roberta.errors import ConfigError
 from roberta.hub.alignment import split_words, word_ids
 from roberta.hub.border import Engine
+from roberta.models.heads import MaskedLMHeadConfig
+from roberta.models.roberta import RobertaModel
 
 LM_HEAD = "lm"
+
+
+def check_lm_head(model: RobertaModel) -> None:
+    """Refuse a model that predicts no tokens.
+
+    Raises:
+        ConfigError: it has no head of that name, or one for something else.
+    """
+    config = model.head_config(LM_HEAD)
+    if not isinstance(config, MaskedLMHeadConfig):
+        raise ConfigError(f"head {LM_HEAD!r} is no masked-LM head but one of {type(config).__name__}")
 
 
 @dataclass(frozen=True)

@@ -257,3 +257,13 @@ def test_a_sequence_of_limited_length_loses_the_ends_of_its_longest_texts(tokeni
         assert max(lengths) - min(lengths) <= 1 or min(lengths) == 2
     with pytest.raises(DataError, match="2 too small to hold the special tokens of 3 texts"):
         tokenizer.encode_sequence(*texts, max_tokens=4)
+
+
+def test_a_dictionary_without_its_own_bpe_is_told_of(tmp_path, caplog):
+    (tmp_path / "dict.txt").write_text("".join(f"{number} 1\n" for number in range(300)))
+    Tokenizer.load(tmp_path)
+    assert "has 300 of the 50257 tokens of the BPE, all others are <unk>; if it is of another BPE" in caplog.text
+    caplog.clear()
+    Tokenizer.load().save(tmp_path)
+    Tokenizer.load(tmp_path)
+    assert not caplog.records

@@ -119,3 +119,9 @@ def test_decode_takes_pads_masks_pairs_and_batches(roberta):
 def test_an_empty_batch_of_tensors_is_refused(roberta):
     with pytest.raises(DataError, match="tokens are an empty batch"):
         roberta.extract_features(torch.empty((0, 4), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("method", ["embed", "encode_batch", "score", "fill_masks"])
+def test_a_row_of_a_data_set_is_not_the_texts_of_its_keys(roberta, method):
+    with pytest.raises(DataError, match="this is a mapping of .*'label'"):
+        getattr(roberta, method)({"text": "a", "label": "b"})

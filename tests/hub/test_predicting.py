@@ -231,3 +231,11 @@ def test_zero_shot_finds_the_head_and_the_case_of_its_class():
         roberta.zero_shot("A goal!", ["sport"])
     model.register_head("mnli", ClassificationHeadConfig(num_classes=3, labels=names))
     assert roberta.zero_shot("A goal!", ["sport"]) == roberta.zero_shot("A goal!", ["sport"], head="mnli")
+
+
+def test_padded_rows_and_texts_are_no_sequences(headed):
+    grid = headed.encode_batch(["a", "b c d e f"])
+    with pytest.raises(DataError, match="sequence 0 is .*expected token ids without <pad>"):
+        list(headed.predict_batches("mnli", grid))
+    with pytest.raises(DataError, match="sequence 0 is 'ab'; expected token ids"):
+        list(headed.predict_batches("mnli", ["ab"]))

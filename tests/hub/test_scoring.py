@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError
 from roberta.hub import RobertaHubInterface
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -74,3 +75,12 @@ def test_a_model_without_an_lm_head_is_refused(roberta):
     for method in (bare.score, bare.fill_mask, bare.fill_masks, lambda text: bare.fill_candidates(text, ["a"])):
         with pytest.raises(ConfigError, match="the model has no head 'lm'"):
             method("a <mask>")
+
+
+def test_a_head_of_that_name_for_other_things_is_refused():
+    model = RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=16, ffn_embed_dim=16, attention_heads=2))
+    roberta = RobertaHubInterface(model.eval(), Tokenizer.load())
+    roberta.register_classification_head("lm", 2)
+    for call in (lambda: roberta.score("a"), lambda: roberta.fill_mask("a <mask>")):
+        with pytest.raises(ConfigError, match="head 'lm' is no masked-LM head but one of ClassificationHeadConfig"):
+            call()

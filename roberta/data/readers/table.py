@@ -124,6 +124,8 @@ def read_rows(
     uneven = []
     for number, (line, cells) in enumerate(lines):
         source = f"{path}:{line}"
+        if number == 0 and columns and tuple(cells) == header:
+            raise DataError(f"{source}: the file has a header, with the names of --columns: leave them out")
         if len(cells) == len(header):
             yield Row(dict(zip(header, cells, strict=True)), number, source)
         elif skip_uneven:

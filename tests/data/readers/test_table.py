@@ -255,3 +255,9 @@ def test_a_name_of_two_splits_is_refused(tmp_path):
         with pytest.raises(DataError, match=r"my_train_dev\.csv: its name says train and valid; rename it"):
             find_split_file(tmp_path, split, KINDS)
     assert not has_split_file(tmp_path, "test", KINDS)
+
+
+def test_a_header_where_columns_are_named_is_no_row(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\na\tb\n")
+    with pytest.raises(DataError, match=r"a\.tsv:1: the file has a header, with the names of --columns"):
+        read_table(tmp_path / "a.tsv", TableFormat(columns=("text", "label")))

@@ -1,6 +1,7 @@
 """What a recipe takes: before it runs, from its data and its batches, and while it runs, as a share of the machine."""
 
 import dataclasses
+import logging
 import resource
 from dataclasses import dataclass
 
@@ -21,7 +22,10 @@ from roberta.tasks.task import Samples, Task
 from roberta.timetable import Timetable
 from roberta.validation import check_lengths, choose_device
 
+logger = logging.getLogger(__name__)
+
 _SOME = 64  # samples
+_NEARLY = 0.9  # of the tokens of full updates
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,15 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
         max_update=timetable.max_update,
         device_type="cpu" if name is None else "cuda",
     )
-    workload = dataclasses.replace(workload, total_tokens=epochs.total_tokens(timetable.max_update))
+    tokens = epochs.total_tokens(timetable.max_update)
+    if tokens < _NEARLY * workload.tokens:
+        logger.warning(
+            "epochs of this data end within updates, which have %d tokens in the mean then, and not %d: tokens and time "
+            "are those of this data; more text takes longer",
+            tokens // timetable.max_update,
+            workload.tokens_per_update,
+        )
+    workload = dataclasses.replace(workload, total_tokens=tokens)
     return estimate(workload, device_name=name, utilisation=config.utilisation)
 
 

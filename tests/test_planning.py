@@ -40,12 +40,14 @@ def test_a_dry_run_prints_what_a_run_takes_and_writes_nothing(data_bin, capsys):
     assert 6.5e6 < found["parameters"]["total"] < 7.5e6
 
 
-def test_epochs_are_counted_in_updates_of_all_devices(data_bin, capsys):
+def test_epochs_are_counted_in_updates_of_all_devices(data_bin, capsys, caplog):
     one = dry_run(data_bin, capsys, "--max-epoch 6")
+    assert "epochs of this data end within updates" not in caplog.text
     two = dry_run(data_bin, capsys, "--max-epoch 6 --devices 2 --device-name H100 --precision bf16")
     assert one["max_update"] > two["max_update"] >= one["max_update"] // 2
     assert two["hours"] > 0
     seldom = dry_run(data_bin, capsys, "--max-epoch 6 --update-freq 64")  # more than an epoch has batches
+    assert "epochs of this data end within updates" in caplog.text
     assert seldom["max_update"] == 6
     assert seldom["tokens"] == two["tokens"] == one["tokens"]
     assert dry_run(data_bin, capsys, "--max-epoch 6 --update-freq 1 2 64")["tokens"] == one["tokens"]

@@ -106,8 +106,8 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
     tokens = epochs.total_tokens(timetable.max_update)
     if tokens < _NEARLY * workload.tokens:
         logger.warning(
-            "epochs of this data end within updates, which have %d tokens in the mean then, and not %d: tokens and time "
-            "are those of this data; more text takes longer",
+            "epochs of this data end within updates, which have %d tokens in the mean then, and not %d: time and "
+            "tokens are those of this data; more text takes longer",
             tokens // timetable.max_update,
             workload.tokens_per_update,
         )

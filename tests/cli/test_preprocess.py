@@ -123,3 +123,12 @@ def test_shards_are_counted_one_by_one(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert list(result["splits"]) == ["train", "train1"]
     assert result["lines"] == 2
+
+
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("Hello world!\n")
+    (tmp_path / "empty").mkdir()
+    arguments = ["--trainpref", tmp_path / "a.txt", "--vocab", tmp_path / "empty", "--destdir", tmp_path / "bin"]
+    assert main([str(argument) for argument in arguments]) != 0
+    assert "empty: none of dict.txt, vocab.bpe" in capsys.readouterr().err
+    assert not (tmp_path / "bin").exists()

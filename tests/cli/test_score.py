@@ -1,6 +1,7 @@
 """roberta-score: one line of JSON that agrees with the library, and one line of error."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 import sacrebleu
 
 from roberta.checkpoint import native
+from roberta.errors import ConfigError
 from roberta.hub.border import Engine
 from roberta.models.roberta import RobertaConfig
 from roberta.text_metrics.bertscore import bert_score
 from roberta.text_metrics.options import BertScoreConfig
 from roberta.text_metrics.parallel import parallel
-from roberta_cli.score import main
+from roberta_cli.score import ScoreConfig, main
 from tests.builders import make_byte_tokenizer, make_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -152,3 +154,8 @@ def test_what_does_not_fit_gives_one_line_and_exit_code_2(files, capsys, argumen
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    with pytest.raises(ConfigError, match="--weights takes at least one number, and finite ones"):
+        ScoreConfig(ref=(Path("ref.txt"),), nbest=True, model="roberta.mini", weights=(math.nan,))

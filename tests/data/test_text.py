@@ -128,3 +128,10 @@ def test_a_file_has_another_identity_when_it_has_changed(tmp_path):
     assert identity(path) == before
     written(path, b"abcd\n")
     assert identity(path) != before
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("utf-16", "UTF-16"), ("latin-1", "LATIN1")])
+def test_the_advice_names_the_likely_encoding(tmp_path, encoding, named):
+    (tmp_path / "a.txt").write_bytes("\u00e9t\u00e9\n".encode(encoding))
+    with pytest.raises(DataError, match=f"iconv -f {named} -t UTF-8"):
+        list(read_lines(tmp_path / "a.txt"))

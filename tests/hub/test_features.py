@@ -107,3 +107,8 @@ def test_attentions_of_several_sequences_are_refused(roberta):
         roberta.attentions(roberta.encode_batch(["a", "b"]))
     with pytest.raises(DataError, match="item 0"):
         roberta.attentions([3])
+
+
+def test_attentions_are_of_one_sequence(roberta):
+    with pytest.raises(DataError, match="attentions takes one text or a tuple of texts, not a list of 2"):
+        roberta.attentions(["a", "b"])

@@ -14,7 +14,7 @@ from roberta.data.dictionary import FILE_NAME, Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, StorageError, VocabError
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
-from roberta.models.roberta import RobertaModel
+from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.models.transformer import Activation
 
 MODEL = "model.pt"
@@ -75,6 +75,10 @@ def _args(model: RobertaModel) -> argparse.Namespace:
         )
     if config.padding_idx != Dictionary.pad:
         raise ConfigError(f"padding_idx is {config.padding_idx}; in a fairseq checkpoint it is {Dictionary.pad}")
+    if config.layer_norm_eps != RobertaConfig.layer_norm_eps:
+        raise ConfigError(
+            f"layer_norm_eps is {config.layer_norm_eps}; a fairseq checkpoint has {RobertaConfig.layer_norm_eps}"
+        )
     pooler_activation, pooler_dropout = _pooler(model)
     return argparse.Namespace(
         arch="roberta",

@@ -45,7 +45,7 @@ from roberta.data.dictionary import Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError
 from roberta.models.roberta import RobertaConfig, RobertaModel
-from roberta.models.transformer import LAYER_NORM_EPS, Activation
+from roberta.models.transformer import Activation
 
 CONFIG = "config.json"
 WEIGHTS, SHARDS, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
@@ -74,7 +74,6 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 # What must be so: the value, what transformers assumes where it is absent, and why no other is read.
 _FIXED = {
-    "layer_norm_eps": (LAYER_NORM_EPS, 1e-12, "the layer norms here have that one; set it if the model was trained so"),
     "type_vocab_size": (
         1,
         2,
@@ -195,6 +194,7 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
             dropout=dropout,
             attention_dropout=attention_dropout,
             activation_fn=activation(options, "hidden_act", "gelu", _ACTIVATIONS, path),
+            layer_norm_eps=probability(options, "layer_norm_eps", 1e-12, path),
             initialisation="bert",
         )
     except ConfigError as error:
@@ -304,6 +304,7 @@ def _config_json(model: RobertaModel, head: str | None) -> dict[str, Any]:
         **{theirs: getattr(config, ours) for theirs, (ours, _) in _SIZES.items()},
         "max_position_embeddings": config.padding_idx + 1 + config.max_positions,
         "hidden_act": next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation_fn),
+        "layer_norm_eps": config.layer_norm_eps,
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
         **{name: value for name, (value, _, _) in _FIXED.items() if value},

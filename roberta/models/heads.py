@@ -18,7 +18,7 @@ from roberta.layout import SequenceLayout
 from roberta.models.dropout import check_rates, dropout
 from roberta.models.linear import CpuEngine, linear
 from roberta.models.projection import projected_cross_entropy
-from roberta.models.transformer import LAYER_NORM_EPS, Activation, TransformerEncoder, activation, init_weights
+from roberta.models.transformer import Activation, TransformerEncoder, activation, init_weights
 from roberta.registry import HEADS
 
 Rows = Literal["first", "all"]  # the <s> of each sequence, or every token
@@ -51,7 +51,7 @@ class MaskedLMHead(nn.Module):
         self.engine: CpuEngine = "torch"  # of the projection
         self.dense = nn.Linear(embed_dim, embed_dim)
         self.activation = activation(config.activation_fn)
-        self.layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.layer_norm = nn.LayerNorm(embed_dim, eps=encoder.layernorm_embedding.eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self._embed_tokens = (encoder.embed_tokens,)  # in a tuple: the shared matrix is the encoder's, stored once
         self.weight = None if config.tied else nn.Parameter(encoder.embed_tokens.weight.detach().clone())

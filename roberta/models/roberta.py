@@ -47,6 +47,7 @@ class RobertaConfig:
     activation_dropout: float = option(0.0, help="dropout after the activation of the feed-forward part")
     encoder_layerdrop: float = option(0.0, help="chance of leaving a layer out of a training step (arXiv:1909.11556)")
     activation_fn: Activation = option("gelu", help="activation of the feed-forward part; gelu is the exact form")
+    layer_norm_eps: float = option(1e-5, help="what LayerNorm adds to the variance")
     initialisation: Literal["bert", "local"] = option(
         "bert", help="where training starts from: as BERT's, or with first layers that look at the tokens nearby"
     )
@@ -56,6 +57,8 @@ class RobertaConfig:
             if not 1 <= getattr(self, name) <= largest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1 and at most {largest}")
         check_rates(self, "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")
+        if not 0.0 < self.layer_norm_eps <= 1.0:
+            raise ConfigError(f"layer_norm_eps is {self.layer_norm_eps}; it must lie in (0, 1]")
         if self.embed_dim % self.attention_heads:
             raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of attention_heads {self.attention_heads}")
         if not 0 <= self.padding_idx < self.vocab_size:
@@ -85,6 +88,7 @@ class RobertaModel(nn.Module):
             attention_dropout=config.attention_dropout,
             activation_dropout=config.activation_dropout,
             activation_fn=config.activation_fn,
+            layer_norm_eps=config.layer_norm_eps,
             layerdrop=config.encoder_layerdrop,
         )
         if config.initialisation == "local" and not self.encoder.embed_tokens.weight.is_meta:

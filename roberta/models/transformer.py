@@ -18,7 +18,6 @@ from roberta.models.attention import attention, attention_probabilities
 from roberta.models.dropout import dropout
 from roberta.models.linear import Linear
 
-LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
@@ -99,16 +98,17 @@ class TransformerLayer(nn.Module):
         attention_dropout: float,
         activation_dropout: float,
         activation_fn: Activation,
+        layer_norm_eps: float,
     ) -> None:
         super().__init__()
         self.dropout = dropout
         self.activation_dropout = activation_dropout
         self.activation = activation(activation_fn)
         self.self_attn = SelfAttention(embed_dim, attention_heads, attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.self_attn_layer_norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
         self.fc1 = Linear(embed_dim, ffn_embed_dim)
         self.fc2 = Linear(ffn_embed_dim, embed_dim)
-        self.final_layer_norm = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.final_layer_norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
 
     def forward(self, x: Tensor, layout: SequenceLayout, select: Tensor | None = None) -> Tensor:
         """Map (T, C) to (T, C), or to its rows `select` (M,) alone, (M, C), whose keys and values are all rows."""
@@ -143,6 +143,7 @@ class TransformerEncoder(nn.Module):
         attention_dropout: float,
         activation_dropout: float,
         activation_fn: Activation,
+        layer_norm_eps: float,
         layerdrop: float = 0.0,
     ) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class TransformerEncoder(nn.Module):
         self.first_position = padding_idx + 1
         self.embed_tokens = nn.Embedding(vocab_size, embed_dim, padding_idx)
         self.embed_positions = nn.Embedding(self.first_position + max_positions, embed_dim, padding_idx)
-        self.layernorm_embedding = nn.LayerNorm(embed_dim, eps=LAYER_NORM_EPS)
+        self.layernorm_embedding = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
         self.layers = nn.ModuleList(
             TransformerLayer(
                 embed_dim=embed_dim,
@@ -162,6 +163,7 @@ class TransformerEncoder(nn.Module):
                 attention_dropout=attention_dropout,
                 activation_dropout=activation_dropout,
                 activation_fn=activation_fn,
+                layer_norm_eps=layer_norm_eps,
             )
             for _ in range(encoder_layers)
         )

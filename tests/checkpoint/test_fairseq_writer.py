@@ -1,6 +1,7 @@
 """Checkpoints in fairseq's form, written here: read back unchanged, and named as fairseq names them."""
 
 import argparse
+import dataclasses
 import logging
 
 import pytest
@@ -94,6 +95,10 @@ def test_a_model_that_fairseq_can_not_hold_is_refused(model, tmp_path):
     bare.register_head("other", MaskedLMHeadConfig())
     with pytest.raises(ConfigError, match="heads for masked LM and classification, not other"):
         fairseq_writer.write(folder, bare, tokenizer)
+    other = RobertaModel(dataclasses.replace(model.config, layer_norm_eps=1e-12))
+    other.register_head("lm", MaskedLMHeadConfig())
+    with pytest.raises(ConfigError, match="layer_norm_eps is 1e-12; a fairseq checkpoint has 1e-05"):
+        fairseq_writer.write(folder, other, tokenizer)
     assert list(tmp_path.iterdir()) == []
 
 

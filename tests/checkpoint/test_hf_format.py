@@ -323,8 +323,8 @@ def test_projections_that_are_single_numbers_are_refused(folder):
         ({"model_type": "robert"}, "model_type is 'robert'; only models of type roberta are read"),
         ({"model_type": "t5"}, "model_type is 't5'; only models of type roberta are read$"),
         ({"type_vocab_size": 2}, "type_vocab_size is 2; allowed: 1, .* cut token_type_embeddings.weight"),
-        ({"layer_norm_eps": 1e-12}, "layer_norm_eps is 1e-12; allowed: 1e-05"),
-        ({"layer_norm_eps": None}, "layer_norm_eps is 1e-12"),
+        ({"layer_norm_eps": 0}, "layer_norm_eps is 0.0; it must lie in"),
+        ({"layer_norm_eps": "1e-5"}, "layer_norm_eps is '1e-5'; allowed"),
         ({"pad_token_id": 0}, "pad_token_id is 0; allowed: 1"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "is_decoder is True; allowed: False"),
@@ -528,10 +528,9 @@ def random_model(transformers, kind, **options):
         intermediate_size=20,
         max_position_embeddings=40,
         type_vocab_size=1,
-        layer_norm_eps=1e-5,
         bos_token_id=0,
         eos_token_id=2,
-        **options,
+        **{"layer_norm_eps": 1e-5} | options,
     )
     model = getattr(transformers, kind)(config).eval()
     with torch.no_grad():
@@ -570,6 +569,8 @@ SENTENCES = ["Hello world!", "My name is <mask>.", "a"]
         ("RobertaForMaskedLM", "lm", {}),
         ("RobertaForMaskedLM", "lm", {"tie_word_embeddings": False}),
         ("RobertaForMaskedLM", "lm", {"hidden_act": "gelu_new"}),
+        ("RobertaForMaskedLM", "lm", {"layer_norm_eps": 0.1}),
+        ("RobertaForMaskedLM", "lm", {"layer_norm_eps": 1e-12}),  # transformers' default
         ("RobertaForSequenceClassification", "classification", {"num_labels": 3}),
         ("RobertaForSequenceClassification", "classification", {"id2label": {0: "no", 1: "yes"}}),
         ("RobertaForSequenceClassification", "regression", {"num_labels": 1, "problem_type": "regression"}),

@@ -151,8 +151,8 @@ class Estimate:
 
     def __str__(self) -> str:
         rows = [
-            ("parameters", f"{self.parameters.total / 1e6:,.1f} M"),
-            ("  of the head", f"{self.parameters.head / 1e6:,.1f} M"),
+            ("parameters", f"{self.parameters.total / 1e6:,.4g} M"),
+            ("  of the head", f"{self.parameters.head / 1e6:,.4g} M"),
             ("updates", f"{self.max_update:,}"),
             ("tokens an update", f"{self.tokens_per_update:,}"),
             ("tokens", f"{self.tokens / 1e9:,.3f} G"),

@@ -112,7 +112,16 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
             workload.tokens_per_update,
         )
     workload = dataclasses.replace(workload, total_tokens=tokens)
-    return estimate(workload, device_name=name, utilisation=config.utilisation)
+    found = estimate(workload, device_name=name, utilisation=config.utilisation)
+    if trainer.max_hours is not None and found.hours is not None and found.hours > trainer.max_hours:
+        logger.warning(
+            "all updates take %.1f hours; --max-hours %g ends the run after about %d of %d",
+            found.hours,
+            trainer.max_hours,
+            timetable.max_update * trainer.max_hours / found.hours,
+            timetable.max_update,
+        )
+    return found
 
 
 def epochs_of(samples: Samples, config: TrainerConfig, *, world_size: int, rank: int = 0) -> Epochs:

@@ -312,7 +312,7 @@ class Trainer:
         config = self.config
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         logger.info(
-            "%d samples, %d tokens, %d updates; %.1fM parameters, %.1fM of them trained; %s x %d, %s, attention by %s, "
+            "%d samples, %d tokens, %d updates; %.4gM parameters, %.4gM of them trained; %s x %d, %s, attention by %s, "
             "matrices by %s",
             len(self.train_samples),
             int(self.train_samples.sizes.sum()),

@@ -53,6 +53,14 @@ def test_epochs_are_counted_in_updates_of_all_devices(data_bin, capsys, caplog):
     assert dry_run(data_bin, capsys, "--max-epoch 6 --update-freq 1 2 64")["tokens"] == one["tokens"]
 
 
+def test_hours_that_end_a_run_before_its_updates_are_told(data_bin, capsys, caplog):
+    options = "--max-update 100 --device-name H100 --precision bf16"
+    hours = dry_run(data_bin, capsys, f"{options} --max-hours 9")["hours"]
+    assert not caplog.text
+    assert dry_run(data_bin, capsys, f"{options} --max-hours {hours / 4}")["hours"] == hours
+    assert "ends the run after about 25 of 100" in caplog.text
+
+
 def test_muon_keeps_one_moment_where_adam_keeps_two(data_bin, capsys):
     adam = dry_run(data_bin, capsys, "--max-update 1")["memory"]["optimizer"]
     assert dry_run(data_bin, capsys, "--max-update 1 --optimizer muon")["memory"]["optimizer"] < adam

@@ -39,7 +39,7 @@ class HubModel(nn.Module):
         config = self.model.config
         return (
             f"{type(self).__name__}({config.encoder_layers} layers, embed_dim {config.embed_dim}, "
-            f"{self.model.num_parameters / 1e6:.1f}M parameters{' in int8' * self.model.is_int8}, "
+            f"{self.model.num_parameters / 1e6:,.4g}M parameters{' in int8' * self.model.is_int8}, "
             f"{'' if self.model.cpu_engine == 'torch' else f'products by {self.model.cpu_engine}, '}"
             f"vocabulary {config.vocab_size}, max_tokens {self.max_tokens}, "
             f"heads: {', '.join(self.model.heads) or 'none'}, {self.device}, "

@@ -64,12 +64,20 @@ def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "device": world.device.type,
+        "hardware": _hardware(world.device),
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cpu_engine": cpu_engine,
         "dropout": "numpy" if world.device.type == "cpu" and torch_draws_one_by_one() else "torch",
         **({"numpy": np.__version__} if cpu_engine == "numpy" else {}),
     }
+
+
+def _hardware(device: torch.device) -> str:
+    """Return what torch chooses its kernels by: the name of a GPU, or the instructions of a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return str(torch.backends.cpu.get_cpu_capability())
 
 
 def settle_engine(model: Any, recorded: str | None, world: World) -> None:
@@ -113,8 +121,9 @@ def is_validated_elsewhere(old: Mapping[str, Any] | None, new: Mapping[str, Any]
 
 
 def warn_of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Say what of the conditions differs, if anything does; all runs multiplied and drew with torch at first."""
-    if changes := _differences({"cpu_engine": "torch", "dropout": "torch", **old}, new):
+    """Say what of the conditions differs, if anything does; at first they didn't tell all of what they do now."""
+    then = {"cpu_engine": "torch", "dropout": "torch", "hardware": new["hardware"]}
+    if changes := _differences({**then, **old}, new):
         logger.warning(
             "resumed under other conditions (%s): the same samples in the same order, but not the same bits", changes
         )

@@ -132,14 +132,33 @@ class RunFolder:
 
         self._writer.submit(write)
 
-    def write_best(self, model: RobertaModel, tokenizer: Tokenizer, *, weights: dict[str, Tensor]) -> None:
+    def write_best(
+        self, model: RobertaModel, tokenizer: Tokenizer, weights: dict[str, Tensor], num_updates: int
+    ) -> None:
         """Write the model alone in the place of the best one so far, after the checkpoint that is being written.
 
         Raises:
             StorageError: one of them can't be written; the best one so far stays.
         """
         self._writer.wait()
-        native.save(self._config.save_dir / native.BEST, model, tokenizer, weights=weights)
+        folder = self._config.save_dir / native.BEST
+        native.save(folder, model, tokenizer, weights=weights, num_updates=num_updates)
+
+    def has_lost_best(self, num_updates: int) -> bool:
+        """Return whether the best model is to be kept, and is not that of an update; 0 if there was none.
+
+        A later one may have taken its place before the run was killed, whose update is then made anew.
+
+        Raises:
+            CheckpointError: the config of the best model can't be read.
+        """
+        config = self._config
+        if not config.keep_best or not num_updates or native.holds_best(config.save_dir, num_updates):
+            return False
+        logger.info(
+            "the best model, of update %d, is not there any more; that of the next one comes there", num_updates
+        )
+        return True
 
     def forget_best(self) -> None:
         """Delete the best model so far, if there is one, where a better one is not kept.

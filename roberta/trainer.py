@@ -168,6 +168,7 @@ class Trainer:
         for k, given in enumerate(micro_batches):
             batch = self._batch(np.array([0])) if given is None else given
             counts = given is not None
+            self.model.encoder.drops_all = not counts
             synchronise_gradients(self.forward, enabled=k == len(micro_batches) - 1)
             number = k * self.world.size + self.world.rank
             seed_torch(stream_key(self.config.seed, "dropout", self.position.num_updates, number), self.world.device)
@@ -395,7 +396,7 @@ class Trainer:
         with self._averaged():
             weights = self._weights()
             if self.world.is_main:
-                self.run_folder.write_best(self.model, self.task.tokenizer, weights=weights)
+                self.run_folder.write_best(self.model, self.task.tokenizer, weights, self.position.num_updates)
             self.world.wait()
 
     def _restore(self, folder: Path) -> None:
@@ -413,7 +414,8 @@ class Trainer:
             before = [freq * state["conditions"].get("processes", 1) for freq in options["trainer"]["update_freq"]]
             identity.warn_of_updates(before, [freq * self.world.size for freq in self.config.update_freq])
         self.position = Position.from_json(position, str(folder))
-        if identity.is_validated_elsewhere(state["valid"], self._valid_fingerprint):
+        is_validated_elsewhere = identity.is_validated_elsewhere(state["valid"], self._valid_fingerprint)
+        if is_validated_elsewhere or self.run_folder.has_lost_best(self.position.best_update):
             self.position.forget_best()
         self.timetable.resume(
             self.position,

@@ -34,7 +34,7 @@ RUNS = {  # of two processes; 48 samples are 7 batches of 7 at most, so one proc
     "muon_fsdp": "--optimizer muon --parallelism fsdp",
     "average_ddp": "--ema-decay 0.5 --validate-interval-updates 2 --keep-best",
     "average_fsdp": "--ema-decay 0.5 --validate-interval-updates 2 --keep-best --parallelism fsdp",
-    "layerdrop": "--encoder-layerdrop 0.5",
+    "layerdrop": "--encoder-layers 3 --encoder-layerdrop 0.7 --batch-size 7 --update-freq 2",
     "fp16": "--precision fp16",
     "checkpointed_fsdp": "--checkpoint-activations --parallelism fsdp",
     "engine": "--cpu-engine auto",

@@ -200,6 +200,14 @@ def test_who_draws_the_masks_of_dropout_is_a_condition_and_was_torch_at_first(se
     assert ("other conditions (dropout was torch, is numpy)" in caplog.text) == serial
 
 
+def test_the_hardware_is_a_condition_and_was_not_told_at_first(caplog):
+    found = conditions(SINGLE, "torch")
+    warn_of_conditions({name: value for name, value in found.items() if name != "hardware"}, found)
+    assert not caplog.text
+    warn_of_conditions({**found, "hardware": "ABACUS"}, found)
+    assert f"other conditions (hardware was ABACUS, is {found['hardware']})" in caplog.text
+
+
 @pytest.mark.parametrize(("recorded", "measured", "taken"), [(None, "numpy", "torch"), ("onednn", "numpy", "numpy")])
 def test_a_run_goes_on_where_its_engine_is_not_told_or_cannot_be_had(recipe, monkeypatch, recorded, measured, taken):
     Trainer(with_options(recipe, max_update=1)).train()

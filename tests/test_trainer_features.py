@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -549,6 +550,20 @@ def test_the_best_validation_is_kept_and_opened_first(recipe):
     trainer.model.load_state_dict(opened.model.state_dict())
     assert trainer._evaluate()["loss"] == losses[best]
     assert not (trainer.config.save_dir / "best" / "optimizer.safetensors").exists()
+
+
+def test_the_best_model_of_updates_that_are_undone_is_not_taken_for_that_of_an_earlier_one(recipe):
+    options = {"save_interval_updates": 2, "keep_checkpoints": 9, "keep_best": True}
+    killed = trained(recipe, max_update=4, validate_interval_updates=2, **options)
+    assert killed.position.best_update == 4
+    shutil.rmtree(killed.config.save_dir / native.step_name(4))
+    trainer = Trainer(with_options(recipe, resume=True, max_update=8, validate_interval_updates=3, **options))
+    evaluate = trainer._evaluate
+    trainer._evaluate = lambda: evaluate() | {"loss": 10.0 + evaluate()["loss"]}  # worse than updates 2 and 4 were
+    trainer.train()
+    assert trainer.position.best_update in (3, 6, 8)
+    trainer.model.load_state_dict(load(trainer.config.save_dir).model.state_dict())
+    assert trainer._evaluate()["loss"] == trainer.position.best
 
 
 def test_without_keep_best_the_newest_checkpoint_is_opened(recipe):

@@ -115,10 +115,12 @@ def save(
     tokenizer: Tokenizer,
     training: TrainingState | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    num_updates: int | None = None,
 ) -> None:
     """Write a checkpoint folder, whole or not at all; an intact or empty folder of that name is replaced.
 
-    `weights` stand in for the model's own, where those are sharded over processes.
+    `weights` stand in for the model's own, where those are sharded over processes. `num_updates` is written down for
+    `holds_best`.
 
     Raises:
         StorageError: the folder can't be written, or holds anything else than a checkpoint.
@@ -127,7 +129,7 @@ def save(
     tensors = [*weights.values(), *(training.optimizer.values() if training else ())]
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     with replacing(folder, MODEL, num_bytes=num_bytes) as temporary:
-        _write_files(temporary, model, tokenizer, training, weights)
+        _write_files(temporary, model, tokenizer, training, weights, num_updates)
         _write_manifest(temporary)
 
 
@@ -137,6 +139,16 @@ def forget_after(run_dir: Path, num_updates: int) -> None:
     for folder in steps(run_dir):
         if _num_updates(folder) > num_updates:
             discard(folder)
+
+
+def holds_best(run_dir: Path, num_updates: int) -> bool:
+    """Return whether the best model of a run is there and is that of an update; earlier versions don't say of which.
+
+    Raises:
+        CheckpointError: its config can't be read.
+    """
+    config = run_dir / BEST / CONFIG
+    return config.is_file() and read_json(config).get("num_updates", num_updates) == num_updates
 
 
 def forget_best(run_dir: Path) -> None:
@@ -273,11 +285,13 @@ def _write_files(
     tokenizer: Tokenizer,
     training: TrainingState | None,
     weights: Mapping[str, Tensor],
+    num_updates: int | None,
 ) -> None:
     config: dict[str, Any] = {
         "format": "roberta",
         "version": FORMAT_VERSION,
         "torch": torch.__version__,
+        **({} if num_updates is None else {"num_updates": num_updates}),
         "model": describe(MODELS, model.config),
         "heads": {name: describe(HEADS, head) for name, head in model.head_configs.items()},
     }

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from roberta.config import option
 from roberta.errors import ConfigError
@@ -115,6 +116,11 @@ class SentencePredictionLoss:
         """Return the symmetric KL divergence to the outputs of noised embeddings, summed (arXiv:2008.03156)."""
         if batch.targets.is_floating_point():
             raise ConfigError("--r3f-lambda compares distributions over classes; leave it out for this data")
+        if isinstance(model, DistributedDataParallel) and model.find_unused_parameters:
+            raise ConfigError(
+                "--r3f-lambda computes each batch twice, and several processes can't drop other layers each time; "
+                "leave it out, or add --encoder-layerdrop 0"
+            )
         noised = model(batch.tokens, batch.layout, self.head, batch.select, perturb=self._noised)
         p, q = logits.float().log_softmax(dim=1), noised.float().log_softmax(dim=1)
         return ((p.exp() - q.exp()) * (p - q)).sum()

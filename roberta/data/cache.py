@@ -1,7 +1,8 @@
 """Raw text binarised once: the folder that a text file or a folder of text files stands for.
 
-It is kept in the cache under a name that depends on the files (path, size, time of change), the vocabulary and the
-validation split. Several processes that need it at once may each make it; all end with a whole one, without a lock.
+It is kept in the cache under a name that depends on the files (path, size, time of change), the vocabulary, the
+validation split, and the version of what makes it. Several processes that need it at once may each make it; all end
+with a whole one, without a lock.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from roberta.download import cache_dir, sweep
 from roberta.errors import ConfigError, DataError, StorageError
 
 TEXT_SUFFIX = ".txt"
+
+_VERSION = 2  # to be raised with any change of what `preprocess` makes of a text: what was made before it is left aside
 
 _HEX = "[0-9a-f]"
 _PARTS = f"*-{16 * _HEX}.{32 * _HEX}.part"  # of any text: one that was changed since has another name
@@ -58,7 +61,7 @@ def binarized(
         raise ConfigError("there is nothing to validate on: give --valid-data, or a --valid-fraction above 0")
     fraction = 0.0 if valid else valid_fraction
     sources = [identity(path) for path in train], [identity(path) for path in valid or ()]
-    key = json.dumps([*sources, fraction, fingerprint(Tokenizer.load(vocab))])
+    key = json.dumps([_VERSION, *sources, fraction, fingerprint(Tokenizer.load(vocab))])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     target = (folder or cache_dir() / "data-bin") / f"{data.absolute().stem}-{digest}"
     if not target.is_dir():

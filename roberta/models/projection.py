@@ -18,6 +18,9 @@ _PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}  # a piece of logits should fit the
 # Each row of the logits begins at a multiple of so many numbers: for the 50,265 symbols of RoBERTa that makes torch's
 # product 1.3 to 1.7 times as fast, and the others up to a tenth (one AVX2 core, torch 2.13, 2026-11-28).
 _ALIGNED = {"cpu": 16, "cuda": 64}  # GPUs take their fast products for rows of 16 bytes' multiples alone
+# What gradients of logits are multiplied by while they are in half precision. In fp16 those below 3e-8 would be 0, and
+# the scale of the loss comes too late for them. Their sums over symbols stay in range, those over rows are in fp32.
+_FACTORS = {torch.float16: 2.0**8}
 
 
 def projected_cross_entropy(
@@ -52,6 +55,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         buffer = rows.new_empty((min(piece, len(rows)), width), dtype=wide)[:, : len(weight)]
         # What half precision multiplies is beside its fp32 form: the logits before, and their gradients after.
         products = buffer if rows.dtype == wide else rows.new_empty(len(buffer), width)[:, : len(weight)]
+        ctx.factor = _FACTORS.get(rows.dtype, 1.0)
         for start in range(0, len(rows), piece):
             x, target = rows[start : start + piece], targets[start : start + piece].unsqueeze(1)
             logits = buffer[: len(x)]  # (m, V)
@@ -66,7 +70,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
                 grad_logits.scatter_add_(1, target, grad_logits.new_full((len(x), 1), -1.0))
                 grad_bias += grad_logits.sum(dim=0)
                 if product is not logits:
-                    product.copy_(grad_logits)
+                    torch.mul(grad_logits, ctx.factor, out=product)
                 torch.mm(product, weight, out=grad_rows[start : start + piece])
                 _accumulate(grad_weight, product, x)
         if wants_gradients:
@@ -80,7 +84,8 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         grad_rows, grad_weight, grad_bias = ctx.saved_tensors
         # In place: new blocks as large as the vocabulary's weight cost a CPU more than the product (4 % of a step at
         # 6x256 and 1,024 tokens, 2026-11-23). Torch refuses a second backward pass, as saved tensors have changed.
-        return grad_rows.mul_(scale.to(grad_rows.dtype)), grad_weight.mul_(scale), grad_bias.mul_(scale), None, None
+        part = scale / ctx.factor
+        return grad_rows.mul_(part.to(grad_rows.dtype)), grad_weight.mul_(part), grad_bias.mul_(scale), None, None
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, product: Tensor, out: Tensor) -> None:
@@ -96,5 +101,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, produ
 def _accumulate(grad_weight: Tensor, grad_logits: Tensor, x: Tensor) -> None:
     if x.dtype == grad_weight.dtype:
         grad_weight.addmm_(grad_logits.t(), x)
+    elif x.dtype == torch.float16 and x.is_cuda:
+        grad_weight += torch.mm(grad_logits.t(), x, out_dtype=grad_weight.dtype)
+    elif x.dtype == torch.float16:
+        grad_weight.addmm_(grad_logits.t().to(grad_weight.dtype), x.to(grad_weight.dtype))
     else:
         grad_weight += grad_logits.t() @ x

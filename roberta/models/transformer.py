@@ -149,7 +149,8 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.layerdrop = layerdrop
-        self.checkpoint_activations = False  # set by who trains it
+        self.checkpoint_activations = False  # set by who trains it, as is the next
+        self.drops_all = False  # where layers are dropped at all: every one, for a batch that counts for nothing
         self.first_position = padding_idx + 1
         self.embed_tokens = nn.Embedding(vocab_size, embed_dim, padding_idx)
         self.embed_positions = nn.Embedding(self.first_position + max_positions, embed_dim, padding_idx)
@@ -205,6 +206,8 @@ class TransformerEncoder(nn.Module):
         """Return the layers of a forward pass: in training, each is left out with chance `layerdrop`."""
         if not self.layerdrop or not self.training:
             return list(self.layers)
+        if self.drops_all:
+            return []  # an optimizer would make an update of each layer that has a gradient, be it zero
         draws = torch.rand(len(self.layers)).tolist()  # on the host
         return [layer for layer, draw in zip(self.layers, draws, strict=True) if draw >= self.layerdrop]
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from roberta.criterions.masked_lm import MaskedLMLossConfig
 from roberta.criterions.sentence_prediction import SentencePredictionLoss, SentencePredictionLossConfig
@@ -17,6 +18,7 @@ from roberta.pretrained import load
 from roberta.recipe import Recipe, TrainerConfig
 from roberta.tasks.masked_lm import MaskedLMTaskConfig
 from roberta.trainer import Trainer
+from tests.builders import make_tiny_model
 
 SEQUENCES = [[0, 9, 8, 2], [0, 7, 2], [0, 11, 12, 13, 14, 2]]
 
@@ -281,3 +283,16 @@ def test_r3f_of_weight_0_or_in_evaluation_adds_nothing(tiny_model):
     tiny_model.register_forward_pre_hook(lambda *_: calls.append(None))
     assert torch.equal(criterion(r3f_lambda=0.0, r3f_eps=0.5)(tiny_model.train(), batch)[0], expected)
     assert len(calls) == 1
+
+
+def test_several_processes_that_drop_layers_refuse_two_passes(tiny_config, tmp_path):
+    """DDP looks for the parameters without a gradient in one of the passes alone."""
+    model = make_tiny_model(dataclasses.replace(tiny_config, encoder_layerdrop=0.5)).train()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        forward = DistributedDataParallel(model, find_unused_parameters=True)
+        criterion()(forward, batch_of([0, 1, 2]))
+        with pytest.raises(ConfigError, match="--r3f-lambda computes each batch twice, .* --encoder-layerdrop 0"):
+            criterion(r3f_lambda=1.0)(forward, batch_of([0, 1, 2]))
+    finally:
+        torch.distributed.destroy_process_group()

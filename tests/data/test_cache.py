@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from roberta.data import cache as cache_module
 from roberta.data.cache import binarized, is_raw_text, text_files
 from roberta.data.indexed import IndexedDataset
 from roberta.errors import ConfigError, DataError
@@ -43,11 +44,13 @@ def test_the_second_call_finds_what_the_first_made(text):
     assert (folder / "train.bin").stat().st_mtime_ns == before
 
 
-def test_another_text_or_share_is_made_anew(text):
+def test_another_text_or_share_is_made_anew_and_what_another_version_made(text, monkeypatch):
     folders = [made(text), made(text, fraction=0.2)]
     text.write_text(DOCUMENTS + "\nmore\n", encoding="utf-8")
     folders.append(made(text))
-    assert len(set(folders)) == 3
+    monkeypatch.setattr(cache_module, "_VERSION", 0)
+    folders.append(made(text))
+    assert len(set(folders)) == 4
 
 
 def test_a_folder_stands_for_its_text_files_in_order(tmp_path, text):

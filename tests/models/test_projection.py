@@ -47,6 +47,21 @@ def test_autocast_keeps_the_softmax_in_single_precision():
         assert F.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0) > 0.999
 
 
+def test_gradients_of_unlikely_symbols_do_not_vanish_in_fp16():
+    """As in a model that is sure of itself: nearly all probabilities are below what fp16 can hold."""
+    torch.manual_seed(0)
+    bias = torch.full((400,), -17.0).index_fill_(0, torch.arange(8), 0.0).requires_grad_()
+    x, weight = torch.randn(512, 16).half().float(), torch.randn(400, 16).mul(0.2).half().float().requires_grad_()
+    targets = torch.randint(0, 8, (512,))
+    assert (F.linear(x, weight, bias).softmax(dim=1) < 2.0**-25).float().mean() > 0.9
+    with torch.autocast("cpu", dtype=torch.float16):
+        ours = 128.0 * projected_cross_entropy(x, weight, bias, targets)  # the loss scale that training begins with
+    theirs = 128.0 * F.cross_entropy(F.linear(x, weight, bias), targets, reduction="sum")
+    (found,), (wanted,) = torch.autograd.grad(ours, weight), torch.autograd.grad(theirs, weight)
+    errors = (found - wanted)[8:].norm(dim=1) / wanted[8:].norm(dim=1)
+    assert errors.quantile(0.9) < 0.01
+
+
 def test_without_gradients_the_loss_is_the_same():
     x, weight, bias, targets = inputs(5)
     with torch.no_grad():

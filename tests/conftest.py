@@ -4,11 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.sample import sample_corpus
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from tests.builders import make_byte_tokenizer, make_tiny_model
+
+settings.register_profile("roberta", deadline=None)  # how long an example takes is the machine's, which may be busy
+settings.load_profile("roberta")
 
 
 @pytest.fixture(scope="session")

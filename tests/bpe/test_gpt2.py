@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
@@ -97,7 +97,6 @@ def test_odd_text_has_the_ids_of_the_slow_twin(bpe: GPT2BPE, twin: SlowBPE, text
     assert bpe.encode(text) == twin.encode(text)
 
 
-@settings(deadline=None)
 @given(text=st.one_of(TEXT, SPACED))
 def test_any_text_has_the_ids_of_the_slow_twin(bpe: GPT2BPE, twin: SlowBPE, text: str) -> None:
     assert bpe.encode(text) == twin.encode(text)
@@ -124,7 +123,6 @@ def test_ids_of_another_vocabulary_are_those_of_the_slow_twin(tmp_path: Path) ->
         assert bpe.encode(text) == twin.encode(text), text
 
 
-@settings(deadline=None)
 @given(text=TEXT)
 def test_text_survives_encoding(bpe: GPT2BPE, text: str) -> None:
     assert bpe.decode_bytes(bpe.encode(text)).decode() == text

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import importlib.metadata
 import json
 import logging
 import math
@@ -74,7 +75,7 @@ def test_versions_are_told(command, capsys):
     assert main_of(command)(["--version"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("roberta ")
-    assert f"torch {importlib.import_module('torch').__version__}" in shown
+    assert f"torch {importlib.metadata.version('torch')}" in shown
 
 
 def test_the_version_of_a_command_needs_no_torch():

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roberta.bpe import GPT2BPE
@@ -72,7 +72,6 @@ def test_special_names_in_text_are_never_special_tokens(tokenizer: Tokenizer) ->
     assert tokenizer.decode(tokens) == text
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=("Cs",))))
 def test_text_survives_a_sequence(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode_sequence(tokenizer.encode_sequence(text)) == text
@@ -106,7 +105,6 @@ def test_token_outside_the_dictionary_is_refused(tokenizer: Tokenizer, token: in
         tokenizer.decode([HELLO, token])
 
 
-@settings(deadline=None)
 @given(tokens=st.lists(st.one_of(st.integers(0, 50264), st.sampled_from([BOS, PAD, EOS, MASK]))))
 def test_any_tokens_decode(tokenizer: Tokenizer, tokens: list[int]) -> None:
     assert tokenizer.decode(tokens).count("<mask>") >= tokens.count(MASK)
@@ -195,7 +193,6 @@ def test_numbered_tokens_must_begin_with_the_special_ones(tmp_path: Path) -> Non
         Tokenizer.load(tmp_path)
 
 
-@settings(deadline=None)
 @given(text=st.text(st.characters(exclude_categories=())))
 def test_spans_are_the_bytes_and_characters_of_each_token(tokenizer: Tokenizer, text: str) -> None:
     aligned = tokenizer.align(text)

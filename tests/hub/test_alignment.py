@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roberta.data.tokenizer import Tokenizer
@@ -17,7 +17,6 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.load()
 
 
-@settings(deadline=None)
 @given(words=WORDS)
 def test_encoded_words_are_the_running_text_and_each_word_has_its_tokens(tokenizer, words):
     encoded = encode_words(tokenizer, words)

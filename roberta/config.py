@@ -7,6 +7,7 @@ preset < recipe file < command line with one `dataclasses.replace`.
 
 import argparse
 import dataclasses
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -118,6 +119,20 @@ def from_json(config: type[Config], values: Any, *, source: str) -> Config:
     if missing:
         raise ConfigError(f"{source}: missing {', '.join(missing)}")
     return config(**{name: _typed(value, hints[name], f"{source}: {name}") for name, value in values.items()})
+
+
+def check_types(config: Any) -> None:
+    """Refuse a config with a value that could be saved, but not read back, or not even saved.
+
+    Raises:
+        ConfigError: a value is not of the type of its field; the message begins with the name of the class.
+    """
+    name = type(config).__name__
+    try:
+        values = json.loads(json.dumps(to_json(config)))
+    except TypeError as error:
+        raise ConfigError(f"{name}: {error}; give plain numbers, strings and tuples of them") from error
+    from_json(type(config), values, source=name)
 
 
 def _shape(hint: Any) -> tuple[Any, int | str | None, bool]:

@@ -8,6 +8,7 @@ checkpoint.
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from roberta.models.roberta import RobertaModel
 logger = logging.getLogger(__name__)
 
 HF_PREFIX = "hf:"
+FAIRSEQ_FILE = "model.pt"
+SENTENCE_TRANSFORMERS = "modules.json"
+_MULTIPLES = (8, 16, 32, 64, 128)  # that embeddings are padded to
 FAIRSEQ_MODELS = "https://dl.fbaipublicfiles.com/fairseq/models"
 
 
@@ -55,19 +59,21 @@ class Pretrained:
     tokenizer: Tokenizer
 
 
-def load(name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify: bool = True) -> Pretrained:
+def load(name_or_path: str | Path, checkpoint_file: str = FAIRSEQ_FILE, *, verify: bool = True) -> Pretrained:
     """Return the model of a name, a checkpoint folder, a run folder, a foreign folder or archive, or a file.
 
     `roberta.mini` comes with the package, and is opened in single precision. A name in the table of releases is
     downloaded once, as is `hf:owner/name` from the Hugging Face Hub, by the optional package huggingface_hub.
-    `checkpoint_file` names the file within a fairseq folder. Without `verify` the tensors of our own checkpoints are
-    not compared with their checksums, which takes longer than opening them.
+    `checkpoint_file` names the file within a fairseq folder, and goes with such alone. Without `verify` the tensors
+    of our own checkpoints are not compared with their checksums, which takes longer than opening them.
 
     Raises:
         CheckpointError: nothing of that name or path, or it can't be read as a checkpoint.
         DownloadError: a release could not be fetched.
         VocabError: the dictionary does not fit the token embedding.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise CheckpointError(f"{name_or_path!r:.60} is neither the name of a model nor a path")
     if shipped := SHIPPED.get(str(name_or_path)):
         loaded = _load_folder(shipped, checkpoint_file, verify=verify)
         return dataclasses.replace(loaded, model=loaded.model.float())
@@ -133,6 +139,13 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
 
 
 def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrained:
+    is_hf = hf_format.is_folder(folder)
+    is_ours = any((folder / name / native.MANIFEST).is_file() for name in ("", native.BEST)) or native.steps(folder)
+    if checkpoint_file != FAIRSEQ_FILE and (is_ours or is_hf):
+        raise CheckpointError(
+            f"{folder}: {checkpoint_file} would be a file of a fairseq folder, and this is one of "
+            f"{'this package' if is_ours else 'Hugging Face'}; leave out its name"
+        )
     if (folder / native.MANIFEST).is_file():
         checkpoint = native.load(folder, training=False, check_tensors=verify)
         return _checked(Pretrained(checkpoint.model, checkpoint.tokenizer), folder)
@@ -142,7 +155,7 @@ def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrai
         newest = native.newest(folder, check_content=verify)
         assert newest is not None
         return _load_folder(newest, checkpoint_file, verify=False)  # `newest` has just done so, if asked to
-    if hf_format.is_folder(folder):
+    if is_hf:
         return _load_hf(folder)
     if (folder / checkpoint_file).is_file():
         return _load_fairseq(folder / checkpoint_file, {})
@@ -163,6 +176,12 @@ def _load_fairseq(path: Path, labels: Mapping[str, tuple[str, ...]]) -> Pretrain
 
 
 def _load_hf(folder: Path) -> Pretrained:
+    if (folder / SENTENCE_TRANSFORMERS).is_file():
+        logger.warning(
+            "%s: what sentence-transformers does beside the model is not read from it: lower case, the length, pooling "
+            "and scale of vectors; embed has pooling= and normalize=",
+            folder,
+        )
     checkpoint = hf_format.read(folder)
     model = assemble(checkpoint.config, checkpoint.heads, checkpoint.state_dict, source=str(folder))
     return _checked(Pretrained(model, hf_tokenizer.read(folder)), folder)
@@ -213,8 +232,14 @@ def _unpacked(archive: Path) -> Path:
 
 
 def _checked(pretrained: Pretrained, folder: Path) -> Pretrained:
-    """Refuse a dictionary whose ids would point beside the rows of the token embedding."""
+    """Refuse a dictionary whose ids would point beside the rows of the token embedding.
+
+    Rows that only make their number a multiple, as transformers can add them, get symbols that were made up.
+    """
     rows, symbols = pretrained.model.config.vocab_size, len(pretrained.tokenizer.dictionary)
+    if rows > symbols and any(rows == -(-symbols // multiple) * multiple for multiple in _MULTIPLES):
+        filling = [f"madeupword{row}" for row in range(symbols, rows)]
+        return dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.with_symbols(filling))
     if rows != symbols:
         raise VocabError(
             f"{folder}: the dictionary has {symbols} symbols with its specials, the token embedding {rows} rows; "

@@ -24,6 +24,7 @@ from roberta.hub import from_pretrained
 from roberta.layout import SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.pretrained import load
 
 
 def make_model(**options) -> RobertaModel:
@@ -336,3 +337,28 @@ def test_a_folder_of_no_known_kind_says_what_it_lacks(tmp_path):
         CheckpointError, match=r"no MANIFEST\.json .* no config\.json with a model_type .* no model\.pt"
     ):
         pretrained.load(tmp_path)
+
+
+def test_the_name_of_a_file_goes_with_fairseqs_folders_alone(tmp_path):
+    model, tokenizer = make_model(), Tokenizer.load()
+    native.save(tmp_path / "ours", model, tokenizer)
+    hf_format.write(tmp_path / "theirs", model, tokenizer, "lm")
+    for name, whose in (("ours", "this package"), ("theirs", "Hugging Face")):
+        assert load(tmp_path / name).model.config == model.config
+        with pytest.raises(CheckpointError, match=f"best.pt would be a file of a fairseq .* is one of {whose}"):
+            load(tmp_path / name, "best.pt")
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_what_is_neither_a_name_nor_a_path_is_refused(name):
+    with pytest.raises(CheckpointError, match=f"{name} is neither the name of a model nor a path"):
+        from_pretrained(name)
+
+
+def test_what_sentence_transformers_adds_is_told_to_be_left_aside(tmp_path, caplog):
+    hf_format.write(tmp_path / "model", make_model(), Tokenizer.load(), "lm")
+    load(tmp_path / "model")
+    assert not caplog.text
+    (tmp_path / "model" / "modules.json").write_text("[]")
+    load(tmp_path / "model")
+    assert "what sentence-transformers does beside the model is not read from it" in caplog.text

@@ -103,6 +103,7 @@ _LAYER = {
 }
 _TOKEN_TYPES = "roberta.embeddings.token_type_embeddings.weight"
 
+_ENCODER_CLASS = "RobertaModel"  # of models saved without a head, which may have been trained through the pooler
 _POOLER = re.compile(r"roberta\.pooler\.")
 _BUFFER = re.compile(r"roberta\.embeddings\.(position_ids|token_type_ids)$")
 _RENAMES = (
@@ -136,7 +137,12 @@ def read(folder: Path) -> ForeignCheckpoint:
     expected = {*names.values(), _TOKEN_TYPES}
     left = {name for name in tensors if _POOLER.match(name)} - expected
     if left:
-        _LOGGER.info("%s: its pooler is left aside; RoBERTa's pretraining never trained it", folder)
+        is_encoder = _ENCODER_CLASS in (options.get("architectures") or ())
+        _LOGGER.log(
+            logging.WARNING if is_encoder else logging.INFO,
+            "%s: its pooler is left aside: pretraining never trains it, and there is no pooler_output here",
+            folder,
+        )
     check_names(tensors.keys() - left, expected, f"{folder}: not a RoBERTa alone or with a head known here")
     token_types = tensors[_TOKEN_TYPES]
     state = join_qkv({ours: tensors[theirs] for ours, theirs in names.items()}, folder)

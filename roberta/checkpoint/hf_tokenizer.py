@@ -29,6 +29,9 @@ _SPLITTING = {"add_prefix_space": False, "use_regex": True}
 _MERGING = {"dropout": 0, "ignore_merges": False, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
 _FINDING = {"single_word": False, "lstrip": False, "rstrip": False}
 
+_CLASSES = (None, "RobertaTokenizer", "RobertaTokenizerFast")  # which frame texts themselves, whatever the file says
+_FRAMES = {"single": ["<s>", "A", "</s>"], "pair": ["<s>", "A", "</s>", "</s>", "B", "</s>"]}
+
 _ROLES = {
     "bos_token": "<s>",
     "cls_token": "<s>",
@@ -49,12 +52,11 @@ def read(folder: Path) -> Tokenizer:
             texts that is not followed here.
     """
     path = folder / TOKENIZER
-    if (folder / TOKENIZER_CONFIG).is_file():
-        settings = _read_json(folder / TOKENIZER_CONFIG)
-        _check_rules(settings, {"add_prefix_space": False}, folder / TOKENIZER_CONFIG)
+    settings = _read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    _check_rules(settings, {"add_prefix_space": False}, folder / TOKENIZER_CONFIG)
     if not path.is_file():
         return Tokenizer.load(folder)
-    vocab, merges, symbols = _parts(path)
+    vocab, merges, symbols = _parts(path, settings.get("tokenizer_class"))
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
         try:
@@ -92,8 +94,11 @@ def write(folder: Path, tokenizer: Tokenizer, *, max_tokens: int) -> None:
     write_text(folder / SPECIAL_TOKENS, json.dumps({**_ROLES, "mask_token": mask}, indent=2) + "\n")
 
 
-def _parts(path: Path) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Return the vocabulary up to `<mask>`, the merges and the symbols added after it, of a tokenizer.json."""
+def _parts(path: Path, name: Any) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the vocabulary up to `<mask>`, the merges and the symbols added after it, of a tokenizer.json.
+
+    name: of the class that transformers opens the file with; None is RoBERTa's.
+    """
     values = _read_json(path)
     model, splitter = values.get("model"), values.get("pre_tokenizer")
     if not isinstance(model, dict) or not isinstance(splitter, dict):
@@ -101,6 +106,8 @@ def _parts(path: Path) -> tuple[dict[str, Any], list[str], list[str]]:
     if model.get("type") != "BPE" or splitter.get("type") != "ByteLevel":
         raise VocabError(f"{path}: {model.get('type')} of {splitter.get('type')}; allowed: BPE of ByteLevel")
     _check_rules(values, {"normalizer": None}, path)
+    if name not in _CLASSES:
+        _check_frame(values.get("post_processor"), path)
     _check_rules(splitter, _SPLITTING, path)
     _check_rules(model, _MERGING, path)
     vocab, merges, added = model.get("vocab"), model.get("merges"), values.get("added_tokens", [])
@@ -118,6 +125,25 @@ def _parts(path: Path) -> tuple[dict[str, Any], list[str], list[str]]:
     for token in new.values():
         _check_rules(token, _FINDING, path)
     return {token: number for token, number in vocab.items() if token not in symbols}, merges, symbols
+
+
+def _check_frame(processor: Any, path: Path) -> None:
+    """Refuse a file that frames texts otherwise than `<s> text </s></s> text </s>`."""
+    values = processor if isinstance(processor, dict) else {}
+    kind = values.get("type")
+    is_template = kind == "TemplateProcessing"
+    if kind != "RobertaProcessing" and not (is_template and {k: _pieces(values.get(k)) for k in _FRAMES} == _FRAMES):
+        raise VocabError(
+            f"{path}: post_processor is {spell(kind)}, which does not put texts between <s>, </s></s> and </s>; "
+            "allowed: RobertaProcessing, or a TemplateProcessing of that form, as no other is followed here"
+        )
+
+
+def _pieces(template: Any) -> list[Any] | None:
+    """Return the names of what a template is made of; None if it makes no sense."""
+    if not isinstance(template, list) or not all(isinstance(piece, dict) for piece in template):
+        return None
+    return [part.get("id") for piece in template for part in piece.values() if isinstance(part, dict)]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Shapes: B sequences, S padded length, C embed_dim, K outputs of a head.
 """
 
 import importlib.util
+import logging
 import os
 import uuid
 import warnings
@@ -20,6 +21,8 @@ from roberta.errors import ConfigError, StorageError
 from roberta.layout import SequenceLayout
 from roberta.models.mode import evaluation_mode
 from roberta.models.roberta import RobertaModel
+
+logger = logging.getLogger(__name__)
 
 INPUT = "tokens"
 FEATURES, LOGITS = "features", "logits"
@@ -94,6 +97,8 @@ def export_onnx(model: RobertaModel, path: Path, head: str | None = None) -> Non
         raise ConfigError(f"the export to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     if head is not None:
         model.head_config(head)
+    if model.encoder.embed_tokens.weight.dtype == torch.bfloat16:
+        logger.warning("onnxruntime has no products in bfloat16 on a CPU; export model.float() or model.half() for it")
     padded = PaddedModel(model, head)
     size = sum(parameter.nbytes for parameter in model.parameters())
     if size > _MAX_BYTES:

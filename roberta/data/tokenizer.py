@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,10 @@ class Tokenizer:
         self._token_of = dictionary.indices(bpe.symbols)  # by BPE id
         self.added_symbols = _added_symbols(dictionary, self._token_of)
         self._added = _pattern_of_added(self.added_symbols)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
+        """Return self: nothing in a tokenizer changes, and to build one takes a second."""
+        return self
 
     @classmethod
     def load(cls, folder: Path | None = None) -> "Tokenizer":

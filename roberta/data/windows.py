@@ -160,11 +160,13 @@ def _encode(tokenizer: Tokenizer, text: str) -> EncodedPassage:
 
 def _owned(firsts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the range of tokens of each window of one passage in which no other sees more around a token."""
-    ends = firsts + lengths
-    tokens = np.arange(ends[-1])
-    before, behind = tokens - firsts[:, None], ends[:, None] - 1 - tokens  # (windows, N)
-    context = np.minimum(before, behind) + _LENGTH_WEIGHT * lengths[:, None]
-    context[(before < 0) | (behind < 0)] = -np.inf
-    owner = context.argmax(axis=0)  # (N,) the first of the best; it never goes back as tokens go on
+    best = np.full(firsts[-1] + lengths[-1], -np.inf)  # (N,)
+    owner = np.zeros(len(best), dtype=np.int64)  # the first of the best; it never goes back as tokens go on
+    for number, (first, length) in enumerate(zip(firsts.tolist(), lengths.tolist(), strict=True)):
+        before = np.arange(length)
+        context = np.minimum(before, before[::-1]) + _LENGTH_WEIGHT * length
+        seen = slice(first, first + length)
+        owner[seen] = np.where(context > best[seen], number, owner[seen])
+        best[seen] = np.maximum(context, best[seen])
     numbers = np.arange(len(firsts))
     return np.stack((np.searchsorted(owner, numbers), np.searchsorted(owner, numbers, side="right")), axis=1)

@@ -4,6 +4,7 @@ Shapes: S tokens of a window, K outputs of the head.
 """
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
@@ -61,7 +62,7 @@ def answer(
             raise DataError(f"{name} is {value!r:.60}; expected a whole number")
         if value < 1 and name != "stride":
             raise DataError(f"{name} is {value}; it must be at least 1")
-    if threshold is not None and not isinstance(threshold, Real):
+    if threshold is not None and not (isinstance(threshold, Real) and isfinite(threshold)):
         raise DataError(f"threshold is {threshold!r:.60}; expected a probability, or None")
     windows = _windows(engine, pairs, stride)
     sequences = [windows.tokens(window).tolist() for window in range(len(windows))]

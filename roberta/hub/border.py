@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,10 @@ class Engine:
     model: RobertaModel
     tokenizer: Tokenizer
     batch_tokens: int
+
+    def __post_init__(self) -> None:
+        if type(self.batch_tokens) is not int or self.batch_tokens < 1:
+            raise DataError(f"batches of {self.batch_tokens!r} tokens; expected a whole number of at least 1")
 
     def encode(self, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[list[int]]:
         """Return the token ids of each sequence, with `truncate` no more than the model takes."""
@@ -130,10 +135,33 @@ def as_texts(inputs: Any) -> tuple[list[str], bool]:
     return items, False
 
 
+def as_ids(inputs: Iterable[Any], pad: int) -> list[list[int]]:
+    """Return sequences of token ids, of lists, arrays or tensors, as lists.
+
+    Raises:
+        DataError: one of them is something else, or holds `pad`.
+    """
+    sequences = []
+    for number, item in enumerate(inputs):
+        given = item.tolist() if hasattr(item, "tolist") else item
+        is_sequence = isinstance(given, Iterable) and not isinstance(given, str)
+        ids = list(given) if is_sequence else []
+        are_whole = all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, ids)))
+        if not is_sequence or not are_whole or pad in ids:
+            raise DataError(
+                f"sequence {number} is {item!r:.60}; expected token ids without <pad>, as encode returns them; "
+                "predict takes texts, and padded tensors"
+            )
+        sequences.append(ids)
+    return sequences
+
+
 def _refuse_mapping(inputs: Any) -> None:
-    """Refuse a row of a data set, whose keys would be taken for texts."""
+    """Refuse a row of a data set, and a table, whose keys would be taken for texts."""
     if isinstance(inputs, Mapping):
         raise DataError(f"this is a mapping of {list(inputs)!r:.60}; give the text in it, or a list of texts")
+    if getattr(inputs, "ndim", 1) != 1:
+        raise DataError(f"this {type(inputs).__name__} has {inputs.ndim} dimensions; give a column or a list of texts")
 
 
 def as_word_list(words: Any, what: str) -> list[str]:
@@ -219,6 +247,16 @@ def decode(tokens: Tensor, engine: Engine) -> str | list[Any]:
     return engine.tokenizer.decode_sequence(ids)
 
 
+def refuse_truncation(truncate: bool) -> None:
+    """Refuse to cut tokens, whose last one ends the sequence.
+
+    Raises:
+        DataError: that is asked for.
+    """
+    if truncate:
+        raise DataError("truncate=True is for texts; cut them when they are encoded: encode(text, truncate=True)")
+
+
 def check_ids(tokens: Tensor, vocab_size: int) -> None:
     """Refuse token ids that the model has no embedding for.
 
@@ -244,5 +282,5 @@ def check_lengths(lengths: Iterable[int], config: RobertaConfig) -> None:
         if length > config.max_positions:
             raise DataError(
                 f"sequence {row} has {length} tokens; the model takes at most {config.max_positions}: "
-                "cut it with truncate=True, or split its tokens with windows()"
+                "cut the text (truncate=True does, where a method takes it), or split its tokens with windows()"
             )

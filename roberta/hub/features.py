@@ -23,7 +23,7 @@ def features(engine: Engine, texts: Sequence[tuple[str, ...]], *, truncate: bool
     results: list[Any] = [None] * len(texts)
     for indices, tokens, layout in engine.batches(engine.encode(texts, truncate=truncate)):
         for index, rows in zip(indices, engine.model(tokens, layout).split(layout.lengths), strict=True):
-            results[index] = rows
+            results[index] = rows.clone()  # else it would keep all of its batch, also where it is saved
     return results
 
 
@@ -33,7 +33,7 @@ def all_hiddens(engine: Engine, texts: Sequence[tuple[str, ...]], *, truncate: b
     for indices, tokens, layout in engine.batches(engine.encode(texts, truncate=truncate)):
         layers = [hidden.split(layout.lengths) for hidden in engine.model.encoder.all_hiddens(tokens, layout)]
         for index, hiddens in zip(indices, zip(*layers, strict=True), strict=True):
-            results[index] = list(hiddens)
+            results[index] = [hidden.clone() for hidden in hiddens]
     return results
 
 

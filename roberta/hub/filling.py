@@ -5,6 +5,7 @@ White space before `<mask>` is no token of its own: it belongs to the token that
 Shapes: M queries of a batch, V vocabulary.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +13,7 @@ from math import exp
 from numbers import Integral
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 
 from roberta.data.dictionary import MASK
@@ -84,25 +86,53 @@ def fill(engine: Engine, sentences: Sequence[str], *, topk: int, joint: Joint) -
     if not isinstance(topk, Integral) or isinstance(topk, bool) or not 1 <= topk <= vocab_size:
         raise DataError(f"topk is {topk!r:.60}; expected a whole number between 1 and the vocabulary's {vocab_size}")
     texts = [MaskedText.encode(engine.tokenizer, sentence) for sentence in sentences]
+    found = _independent(engine, texts, topk) if joint == "independent" else _beams(engine, texts, topk, joint)
+    return [[_fill(engine.tokenizer, text, h) for h in beam] for text, beam in zip(texts, found, strict=True)]
+
+
+def _independent(engine: Engine, texts: Sequence[MaskedText], topk: int) -> list[list[_Hypothesis]]:
+    """Return the likeliest fillings of masks that know nothing of each other: one forward pass for each text."""
+    beams = []
+    for text, likeliest in zip(
+        texts, _likeliest(engine, [(text.tokens, text.masks) for text in texts], topk), strict=True
+    ):
+        beam = [_Hypothesis(0.0, text.tokens, ())]
+        for of_mask in likeliest:
+            beam = _best_pairs(beam, of_mask, topk)
+        beams.append(beam)
+    return beams
+
+
+def _best_pairs(beam: list[_Hypothesis], likeliest: list[tuple[float, int]], topk: int) -> list[_Hypothesis]:
+    """Return the best of all hypotheses with all tokens, both best first, without making all pairs of them."""
+    heap, best = [(-beam[0].log_probability - likeliest[0][0], 0, 0)], list[_Hypothesis]()
+    while heap and len(best) < topk:
+        _, i, j = heapq.heappop(heap)
+        value, token = likeliest[j]
+        best.append(_Hypothesis(beam[i].log_probability + value, beam[i].tokens, (*beam[i].filled, token)))
+        following = [(i, j + 1), *([(i + 1, 0)] if j == 0 else [])]
+        for row, column in following:
+            if row < len(beam) and column < len(likeliest):
+                heapq.heappush(heap, (-beam[row].log_probability - likeliest[column][0], row, column))
+    return best
+
+
+def _beams(engine: Engine, texts: Sequence[MaskedText], topk: int, joint: Joint) -> list[list[_Hypothesis]]:
+    """Return the likeliest fillings of masks from left to right, each given those before it."""
     beams = [[_Hypothesis(0.0, text.tokens, ())] for text in texts]
     for step in range(max((len(text.masks) for text in texts), default=0)):
         width = 1 if step > 0 and joint == "left_to_right" else topk
         active = [index for index, text in enumerate(texts) if step < len(text.masks)]
-        queries = [
-            (tokens, texts[index].masks[step])
-            for index in active
-            for tokens in ([texts[index].tokens] if joint == "independent" else [h.tokens for h in beams[index]])
-        ]
+        queries = [(h.tokens, (texts[index].masks[step],)) for index in active for h in beams[index]]
         likeliest = iter(_likeliest(engine, queries, width))
         for index in active:
-            shared = next(likeliest) if joint == "independent" else None
             grown = [
                 _extended(hypothesis, texts[index].masks[step], value, token)
                 for hypothesis in beams[index]
-                for value, token in shared or next(likeliest)
+                for value, token in next(likeliest)[0]
             ]
             beams[index] = sorted(grown, key=lambda hypothesis: -hypothesis.log_probability)[:topk]
-    return [[_fill(engine.tokenizer, text, h) for h in beam] for text, beam in zip(texts, beams, strict=True)]
+    return beams
 
 
 def fill_single(engine: Engine, sentences: Sequence[str], *, topk: int) -> list[list[tuple[str, float, str]]]:
@@ -160,16 +190,19 @@ def _ranked(engine: Engine, text: str, candidates: list[str]) -> list[Fill]:
 
 
 def _likeliest(
-    engine: Engine, queries: Sequence[tuple[tuple[int, ...], int]], width: int
-) -> list[list[tuple[float, int]]]:
-    """Return, for each (tokens, position), the `width` likeliest tokens there with their log-probabilities."""
-    results: list[list[tuple[float, int]]] = [[] for _ in queries]
+    engine: Engine, queries: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], width: int
+) -> list[list[list[tuple[float, int]]]]:
+    """Return, for each position of each (tokens, positions), the `width` likeliest tokens and log-probabilities."""
+    results: list[list[list[tuple[float, int]]]] = [[] for _ in queries]
     for indices, tokens, layout in engine.batches([query[0] for query in queries]):
-        positions = torch.tensor([queries[index][1] for index in indices], device=tokens.device)
-        logits = engine.model(tokens, layout, LM_HEAD, layout.first + positions)  # (M, V)
+        positions = [queries[index][1] for index in indices]
+        starts = np.cumsum([0, *layout.lengths[:-1]]).tolist()
+        rows = [start + position for start, places in zip(starts, positions, strict=True) for position in places]
+        logits = engine.model(tokens, layout, LM_HEAD, torch.tensor(rows, device=tokens.device))  # (M, V)
         values, ids = log_softmax(logits).topk(width)  # (M, width)
-        for index, row, found in zip(indices, values.tolist(), ids.tolist(), strict=True):
-            results[index] = list(zip(row, found, strict=True))
+        found = (list(zip(*row, strict=True)) for row in zip(values.tolist(), ids.tolist(), strict=True))
+        for index, places in zip(indices, positions, strict=True):
+            results[index] = [next(found) for _ in places]
     return results
 
 

@@ -10,7 +10,7 @@ beside this one. Two rules hold for all methods:
 Shapes: B sequences, S padded length, C embed_dim, K outputs of a head, N texts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -26,7 +26,7 @@ from roberta.hub.model import HubModel
 
 
 def from_pretrained(
-    name_or_path: str | Path, checkpoint_file: str = "model.pt", *, verify: bool = True
+    name_or_path: str | Path, checkpoint_file: str = pretrained.FAIRSEQ_FILE, *, verify: bool = True
 ) -> "RobertaHubInterface":
     """Return the hub interface of a released model, a checkpoint of ours, or a foreign one, in evaluation mode.
 
@@ -64,6 +64,7 @@ class RobertaHubInterface(HubModel):
         [torch.Size([5, 16]), torch.Size([3, 16])]
         """
         if isinstance(tokens, Tensor):
+            border.refuse_truncation(truncate)
             grid = border.pack(tokens, self.model)
             if return_all_hiddens:
                 return [grid.unpack(hidden) for hidden in self.model.encoder.all_hiddens(grid.tokens, grid.layout)]
@@ -157,6 +158,7 @@ class RobertaHubInterface(HubModel):
         """
         self.model.head_config(head)
         if isinstance(tokens, Tensor):
+            border.refuse_truncation(truncate)
             grid = border.pack(tokens, self.model)
             return predicting.predict_grid(self.model, head, grid, return_logits=return_logits)
         if return_logits:
@@ -165,7 +167,7 @@ class RobertaHubInterface(HubModel):
         return self._answer(as_sequences(tokens), classify)
 
     def predict_batches(
-        self, head: str, sequences: Sequence[Sequence[int]], *, max_tokens: int | None = None
+        self, head: str, sequences: Iterable[Sequence[int]], *, max_tokens: int | None = None
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Yield (indices, logits (M, K)) of a head for many sequences of token ids, batch by batch.
 
@@ -175,10 +177,9 @@ class RobertaHubInterface(HubModel):
 
         Raises:
             ConfigError: the model has no such head.
-            DataError: a sequence is empty, too long, or holds `<pad>` or an id outside the vocabulary.
+            DataError: a sequence is empty, too long, or holds `<pad>` or an id outside the vocabulary; or `max_tokens`
+                is no whole number of at least 1.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise DataError(f"max_tokens is {max_tokens}; it must be at least 1")
         engine = Engine(self.model, self.tokenizer, self.batch_tokens if max_tokens is None else max_tokens)
         yield from predicting.batched_logits(engine, head, sequences)
 
@@ -196,8 +197,8 @@ class RobertaHubInterface(HubModel):
 
         head: `mnli` if there is one, or else the one with a class "entailment" (in letters of either case).
 
-        With `multi_label` each probability is that of entailment against the other classes of the head; without it
-        those are divided by their sum.
+        The probabilities are a softmax over the labels' logits of entailment. With `multi_label`, or a single label,
+        each is that of entailment against contradiction, or against all else where no class is called so.
 
         Raises:
             ConfigError: the model has no such head, or several, or the head has no such class.
@@ -219,6 +220,10 @@ class RobertaHubInterface(HubModel):
         truncate: bool = False,
     ) -> choosing.Choice | list[choosing.Choice]:
         """Return which option answers a question about a context, with `.probabilities`; the context may be "".
+
+        A sequence is `<s> question option </s></s> context </s>`, or `<s> Q: question </s> A: option </s>`, as the
+        published models were trained. For one that was trained otherwise, as transformers' run_swag.py does, the best
+        of `roberta.predict(head, [(context, option), ...])` is the answer.
 
         A list of questions, with one context or one for each, and a list of options for each, gives a list.
 

@@ -4,6 +4,7 @@ Shapes: B sequences, S padded length.
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,10 +158,12 @@ class HubModel(nn.Module):
         inner_dim: width of its dense layer, embed_dim where not given. labels: names of the classes, in order.
 
         Raises:
-            ConfigError: num_classes is below 1, or there is not one label for each class.
+            ConfigError: num_classes is no number or below 1, or there is not one label for each class.
+            DataError: labels are no list of strings.
         """
-        config = ClassificationHeadConfig(num_classes=num_classes, inner_dim=inner_dim, labels=tuple(labels))
-        self.register_head(name, config)
+        names = tuple(as_word_list(labels, "labels"))
+        num_classes = int(num_classes) if isinstance(num_classes, Integral) else num_classes  # numpy's numbers too
+        self.register_head(name, ClassificationHeadConfig(num_classes=num_classes, inner_dim=inner_dim, labels=names))
 
     def register_head(self, name: str, config: Any) -> None:
         """Add a new head of any kind, or replace the one of that name; heads of all kinds go side by side.

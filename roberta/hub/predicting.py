@@ -3,18 +3,19 @@
 Shapes: B sequences, T packed tokens, S padded length, M selected rows, K outputs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
-from roberta.hub.border import Engine, PackedGrid, as_word_list, inference
+from roberta.hub.border import Engine, PackedGrid, as_ids, as_word_list, inference
 from roberta.layout import SequenceLayout
 from roberta.models.heads import (
     ChoiceHeadConfig,
@@ -27,6 +28,7 @@ from roberta.models.heads import (
 from roberta.models.roberta import RobertaModel
 
 ENTAILMENT = "entailment"
+_CONTRADICTION = "contradict"
 _MNLI = "mnli"
 Label = str | int  # the name of a class, or its number where the head has no names
 
@@ -72,16 +74,10 @@ def predict_grid(model: RobertaModel, head: str, grid: PackedGrid, *, return_log
     return grid.unpack(outputs, -torch.inf if is_span else 0.0)
 
 
-def batched_logits(engine: Engine, head: str, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Tensor]]:
+def batched_logits(engine: Engine, head: str, sequences: Iterable[Any]) -> Iterator[tuple[list[int], Tensor]]:
     """Yield (indices, logits (M, K)) of a head for many sequences of token ids, batch by batch."""
     config = engine.model.head_config(head)
-    for number, sequence in enumerate(sequences):
-        if isinstance(sequence, str) or engine.tokenizer.dictionary.pad in sequence:
-            raise DataError(
-                f"sequence {number} is {sequence!r:.60}; expected token ids without <pad>, as encode returns them; "
-                "predict takes texts, and padded tensors"
-            )
-    for indices, tokens, layout in engine.batches(sequences):
+    for indices, tokens, layout in engine.batches(as_ids(sequences, engine.tokenizer.dictionary.pad)):
         with inference(engine.model):  # not across the yield: what the caller does in between is in the model's mode
             logits = engine.model(tokens, layout, head, select_rows(config, layout))
         yield indices, logits
@@ -127,13 +123,17 @@ def zero_shot(
 ) -> list[Classification]:
     """Return how much the text entails that each label fits it, by an NLI head, for each text in input order.
 
+    The probabilities are those of transformers' pipeline: a softmax over the labels' logits of entailment; with
+    `multi_label`, or a single label, that of entailment against contradiction (arXiv:1909.00161).
+
     Raises:
         ConfigError: the model has no such head, or several, or the head has no class "entailment".
         DataError: labels are no list, missing or not distinct, the template has no place for them, or a text is too
             long.
     """
     head = _nli_head(engine) if head is None else head
-    entailment = _entailment(engine.model.head_config(head))
+    config = engine.model.head_config(head)
+    entailment, names = _entailment(config), getattr(config, "labels", ())
     if entailment is None:
         raise ConfigError(f"head {head!r} has no class {ENTAILMENT!r}; zero-shot needs an NLI head with label names")
     labels = as_word_list(labels, "labels")
@@ -142,16 +142,23 @@ def zero_shot(
     if "{}" not in template:
         raise DataError(f"template {template!r} has no {{}} for the label; for example: 'This example is {{}}.'")
     pairs = [(text, template.replace("{}", label)) for text in texts for label in labels]
-    found = predict_texts(engine, head, pairs, truncate=truncate)
-    results = []
-    for start in range(0, len(found), len(labels)):
-        entailed = [prediction.probabilities[entailment] for prediction in found[start : start + len(labels)]]
-        total = 1.0 if multi_label else sum(entailed)
-        probabilities: dict[Label, float] = {
-            label: value / total for label, value in zip(labels, entailed, strict=True)
-        }
-        results.append(Classification(max(probabilities, key=probabilities.__getitem__), probabilities))
-    return results
+    logits = torch.empty(len(pairs), len(names))
+    for indices, found in batched_logits(engine, head, engine.encode(pairs, truncate=truncate)):
+        logits[indices] = found.float().cpu()
+    entailed = logits[:, names.index(entailment)]
+    if multi_label or len(labels) == 1:
+        against = [name.startswith(_CONTRADICTION) for name in map(str.lower, names)]
+        if not any(against):
+            against = [name != entailment for name in names]
+        entailed = (entailed - logits[:, torch.tensor(against)].logsumexp(dim=1)).sigmoid()
+        shares = entailed.view(len(texts), len(labels))
+    else:
+        shares = entailed.view(len(texts), len(labels)).softmax(dim=1)
+    return [_classified(labels, row) for row in shares.tolist()]
+
+
+def _classified(labels: Sequence[Label], probabilities: Sequence[float]) -> Classification:
+    return Classification(labels[int(np.argmax(probabilities))], dict(zip(labels, probabilities, strict=True)))
 
 
 def _nli_head(engine: Engine) -> str:
@@ -183,9 +190,7 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
 
 
 def _classification(config: ClassificationHeadConfig, log_probabilities: list[float]) -> Classification:
-    names: Sequence[Label] = config.labels or range(config.num_classes)
-    best = max(range(len(log_probabilities)), key=log_probabilities.__getitem__)
-    return Classification(names[best], dict(zip(names, map(exp, log_probabilities), strict=True)))
+    return _classified(config.labels or range(config.num_classes), list(map(exp, log_probabilities)))
 
 
 def _tags(

@@ -99,6 +99,7 @@ class ClassificationHeadConfig:
 
     def __post_init__(self) -> None:
         _check_classes("classification", self.num_classes, self.labels)
+        _check_width(self.inner_dim)
         check_rates(self, "dropout")
 
     @property
@@ -121,6 +122,7 @@ class RegressionHeadConfig:
     def __post_init__(self) -> None:
         if not self.minimum < self.maximum:
             raise ConfigError(f"minimum is {self.minimum}, maximum {self.maximum}; the minimum must be the smaller one")
+        _check_width(self.inner_dim)
         check_rates(self, "dropout")
 
 
@@ -220,6 +222,11 @@ def with_mean_rows(matrix: Tensor, num_rows: int) -> Tensor:
     """Return (V, ...) with rows appended that are the mean of its rows: (V + num_rows, ...)."""
     mean = matrix.float().mean(dim=0, keepdim=True).to(matrix.dtype)
     return torch.cat([matrix, mean.expand(num_rows, *matrix.shape[1:])])
+
+
+def _check_width(inner_dim: int | None) -> None:
+    if inner_dim is not None and inner_dim < 1:
+        raise ConfigError(f"inner_dim is {inner_dim}; it must be at least 1")
 
 
 def _check_classes(kind: str, num_classes: int, labels: tuple[str, ...]) -> None:

@@ -109,8 +109,8 @@ class RobertaModel(nn.Module):
         Raises:
             ConfigError: there is none; the message lists those there are.
         """
-        if name not in self.head_configs:
-            raise ConfigError(f"the model has no head {name!r}; {choices(name, self.head_configs)}")
+        if not isinstance(name, str) or name not in self.head_configs:
+            raise ConfigError(f"the model has no head {name!r}; {choices(str(name), self.head_configs)}")
         return self.head_configs[name]
 
     def forward(

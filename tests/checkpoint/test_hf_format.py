@@ -1,5 +1,6 @@
 """Hugging Face folders both ways: with transformers where it is installed, and by their files alone."""
 
+import contextlib
 import json
 import logging
 import math
@@ -656,3 +657,66 @@ def test_a_tokenizer_that_transformers_saved_is_read(their_tokenizer, tmp_path):
     found, ours = hf_tokenizer.read(tmp_path), Tokenizer.load()
     assert found.dictionary == ours.dictionary
     assert [found.encode(text) for text in TEXTS] == [ours.encode(text) for text in TEXTS]
+
+
+@pytest.mark.parametrize(("architectures", "level"), [(["RobertaModel"], "WARNING"), (["RobertaForMaskedLM"], "INFO")])
+def test_a_pooler_that_may_have_been_trained_is_left_aside_with_a_warning(architectures, level, folder, caplog):
+    caplog.set_level("INFO")
+    edit(folder, architectures=architectures)
+    edit_tensors(folder, lambda tensors: tensors.update({"roberta.pooler.dense.weight": torch.zeros(12, 12)}))
+    with contextlib.suppress(CheckpointError):  # of the LM head, which an encoder alone has not
+        hf_format.read(folder)
+    assert [record.levelname for record in caplog.records if "its pooler is left aside" in record.message] == [level]
+
+
+def frames(processor, name="PreTrainedTokenizerFast"):
+    return {"post_processor": processor}, {"tokenizer_class": name}
+
+
+def template(*ids):
+    return [{"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": 0}} for name in ids]
+
+
+ROBERTA_TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": template("<s>", "A", "</s>"),
+    "pair": template("<s>", "A", "</s>", "</s>", "B", "</s>"),
+}
+
+
+@pytest.mark.parametrize(
+    ("processor", "name", "is_read"),
+    [
+        (None, "RobertaTokenizer", True),
+        (None, None, True),
+        ({"type": "RobertaProcessing"}, "PreTrainedTokenizerFast", True),
+        (ROBERTA_TEMPLATE, "PreTrainedTokenizerFast", True),
+        (None, "PreTrainedTokenizerFast", False),
+        ({"type": "BertProcessing"}, "PreTrainedTokenizerFast", False),
+        (ROBERTA_TEMPLATE | {"pair": template("<s>", "A", "</s>", "B", "</s>")}, "PreTrainedTokenizerFast", False),
+        (ROBERTA_TEMPLATE | {"single": "<s> A </s>"}, "PreTrainedTokenizerFast", False),
+    ],
+)
+def test_texts_that_are_framed_otherwise_are_refused(processor, name, is_read, folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": processor}))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": name}))
+    if is_read:
+        assert hf_tokenizer.read(folder).encode_sequence("a", "b")[2:4] == [2, 2]
+    else:
+        with pytest.raises(VocabError, match="does not put texts between <s>, </s></s> and </s>"):
+            hf_tokenizer.read(folder)
+
+
+def test_embeddings_that_were_padded_to_a_multiple_are_opened(transformers, tmp_path):
+    theirs = random_model(transformers, "RobertaForMaskedLM")
+    theirs.resize_token_embeddings(50265, pad_to_multiple_of=64)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = load(tmp_path / "theirs")
+    assert ours.model.config.vocab_size == 50304 == len(ours.tokenizer.dictionary)
+    ids = ours.tokenizer.encode_sequence("Hello madeupword50270!")
+    assert ids == Tokenizer.load().encode_sequence("Hello madeupword50270!")
+    with torch.inference_mode():
+        expected = theirs(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(our_logits(ours.model, ids, "lm"), expected, atol=1e-5, rtol=1e-5)

@@ -1,6 +1,7 @@
 """Windows of passages: their tokens, which window owns which token, and gold answers there and back again."""
 
 import random
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from roberta.answers import trimmed
 from roberta.data.readers.squad import Question, read_squad
 from roberta.data.tokenizer import AlignedTokens, Tokenizer
-from roberta.data.windows import EncodedPassage, Windows, WindowSizes, fitting_sizes
+from roberta.data.windows import EncodedPassage, Windows, WindowSizes, _owned, fitting_sizes
 from roberta.errors import ConfigError
 from roberta.metrics import normalize_answer
 
@@ -227,3 +228,28 @@ def test_all_gold_answers_survive_or_are_counted(
     tokenizer: Tokenizer, shared: Path, name: str, expected: dict[str, int]
 ) -> None:
     assert survivors(shared / "data/squad" / name, tokenizer) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_token_belongs_to_the_window_that_sees_most_around_it(seed):
+    """Against all windows and tokens at once, which takes memory that grows with their product."""
+    rng = np.random.default_rng(seed)
+    room, stride = sorted(rng.integers(1, 12, size=2))[::-1]
+    num_tokens = int(rng.integers(1, 60))
+    firsts = np.arange(0, max(1, num_tokens - room + stride), stride)
+    lengths = np.minimum(room, num_tokens - firsts)
+    before, behind = np.arange(num_tokens) - firsts[:, None], (firsts + lengths)[:, None] - 1 - np.arange(num_tokens)
+    context = np.minimum(before, behind) + 0.01 * lengths[:, None]
+    context[(before < 0) | (behind < 0)] = -np.inf
+    owner = context.argmax(axis=0)
+    for window, (start, end) in enumerate(_owned(firsts, lengths).tolist()):
+        assert np.flatnonzero(owner == window).tolist() == list(range(start, end))
+
+
+def test_windows_of_a_long_passage_take_memory_that_grows_with_its_length():
+    firsts = np.arange(0, 100_000, 32)
+    tracemalloc.start()
+    _owned(firsts, np.minimum(60, 100_000 - firsts))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * 100_000

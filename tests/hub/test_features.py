@@ -1,5 +1,6 @@
 """Features, embeddings and attentions of texts."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,3 +113,18 @@ def test_attentions_of_several_sequences_are_refused(roberta):
 def test_attentions_are_of_one_sequence(roberta):
     with pytest.raises(DataError, match="attentions takes one text or a tuple of texts, not a list of 2"):
         roberta.attentions(["a", "b"])
+
+
+def test_features_of_a_text_do_not_keep_those_of_the_others(roberta):
+    for rows in roberta.extract_features(TEXTS):
+        assert rows.untyped_storage().nbytes() == rows.nbytes
+    for hiddens in roberta.extract_features(TEXTS, return_all_hiddens=True):
+        assert all(hidden.untyped_storage().nbytes() == hidden.nbytes for hidden in hiddens)
+
+
+@pytest.mark.parametrize("table", [np.array([["a", "b"]]), np.array("a")])
+def test_tables_are_no_lists_of_texts(roberta, table):
+    for compute in (roberta.embed, roberta.fill_mask):
+        with pytest.raises(DataError, match=f"this ndarray has {table.ndim} dimensions; give a column"):
+            compute(table)
+    assert len(roberta.embed(np.array(["a", "b"]))) == 2

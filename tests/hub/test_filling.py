@@ -7,6 +7,7 @@ import torch
 
 from roberta.errors import ConfigError, DataError
 from roberta.hub import RobertaHubInterface
+from roberta.hub.filling import MaskedText
 
 TEXT = "ab <mask>, c<mask>d"
 FIRST, SECOND = 3, 6  # the masks of its tokens: <s> a b <mask> , space c <mask> d </s>, the first space gone
@@ -193,3 +194,16 @@ def test_what_can_not_be_filled_is_refused(roberta, text, options, error, messag
 def test_candidates_that_can_not_fill_are_refused(roberta, text, candidates, message):
     with pytest.raises(DataError, match=message):
         roberta.fill_candidates(text, candidates)
+
+
+def test_masks_apart_take_one_pass_and_no_more_pairs_than_are_asked_for(byte_roberta, monkeypatch):
+    passes = []
+    forward = type(byte_roberta.model).forward
+    monkeypatch.setattr(type(byte_roberta.model), "forward", lambda *args: passes.append(1) or forward(*args))
+    fills = byte_roberta.fill_masks("a <mask> b <mask> c <mask>", topk=200)
+    assert len(passes) == 1
+    assert len(fills) == 200
+    tokens = MaskedText.encode(byte_roberta.tokenizer, "a <mask> b <mask> c <mask>")
+    rows = [log_probabilities(byte_roberta, torch.tensor([tokens.tokens]), place)[0] for place in tokens.masks]
+    every = (rows[0][:, None, None] + rows[1][:, None] + rows[2]).flatten()
+    assert [math.log(fill.probability) for fill in fills] == pytest.approx(every.topk(200).values.tolist(), abs=1e-9)

@@ -1,8 +1,9 @@
 """Heads of all kinds side by side: what they say of tokens and of texts, and that checkpoints keep them."""
 
 import copy
-import math
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -163,17 +164,28 @@ def test_batches_of_a_head_of_tokens_have_the_rows_of_their_sequences(headed):
 
 def test_zero_shot_is_the_entailment_of_each_label(headed):
     labels = ["sport", "politics", "art"]
-    entailed = [
-        headed.predict("mnli", ("A goal!", f"It is about {label}.")).probabilities["entailment"] for label in labels
-    ]
+    pairs = headed.encode_batch([("A goal!", f"It is about {label}.") for label in labels])
+    logits = headed.predict("mnli", pairs, return_logits=True).detach()
+    names = headed.model.head_config("mnli").labels
+    contradiction, entailment = names.index("contradiction"), names.index("entailment")
     options = {"template": "It is about {}."}
     result = headed.zero_shot("A goal!", labels, multi_label=True, **options)
+    alone = logits[:, [contradiction, entailment]].softmax(dim=1)[:, 1].tolist()
     assert list(result.probabilities) == labels
-    assert list(result.probabilities.values()) == pytest.approx(entailed, abs=1e-6)
-    assert result.label == labels[entailed.index(max(entailed))]
+    assert list(result.probabilities.values()) == pytest.approx(alone, abs=1e-6)
+    assert result.label == labels[alone.index(max(alone))]
+    assert headed.zero_shot("A goal!", labels[:1], **options).probabilities == pytest.approx({"sport": alone[0]})
     shares = headed.zero_shot("A goal!", labels, **options).probabilities
-    assert math.fsum(shares.values()) == pytest.approx(1.0)
-    assert list(shares.values()) == pytest.approx([value / sum(entailed) for value in entailed], abs=1e-6)
+    assert list(shares.values()) == pytest.approx(logits[:, entailment].softmax(dim=0).tolist(), abs=1e-6)
+
+
+def test_zero_shot_without_a_contradiction_is_entailment_against_all_else():
+    model = RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=16, ffn_embed_dim=16, attention_heads=2))
+    model.register_head("rte", ClassificationHeadConfig(num_classes=3, labels=("no", "entailment", "perhaps")))
+    roberta = RobertaHubInterface(model.eval(), Tokenizer.load())
+    found = roberta.zero_shot("A goal!", ["sport", "art"], multi_label=True).probabilities
+    expected = roberta.predict("rte", ("A goal!", "This example is art.")).probabilities["entailment"]
+    assert found["art"] == pytest.approx(expected)
 
 
 def test_zero_shot_of_a_list_is_that_of_each_text(headed):
@@ -224,8 +236,8 @@ def test_zero_shot_finds_the_head_and_the_case_of_its_class():
     names = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
     model.register_head("classification", ClassificationHeadConfig(num_classes=3, labels=names))
     found = roberta.zero_shot("A goal!", ["sport"], multi_label=True).probabilities["sport"]
-    entailed = roberta.predict("classification", ("A goal!", "This example is sport.")).probabilities["ENTAILMENT"]
-    assert found == pytest.approx(entailed)
+    told = roberta.predict("classification", ("A goal!", "This example is sport.")).probabilities
+    assert found == pytest.approx(told["ENTAILMENT"] / (told["ENTAILMENT"] + told["CONTRADICTION"]))
     model.register_head("rte", ClassificationHeadConfig(num_classes=2, labels=("entailment", "not_entailment")))
     with pytest.raises(ConfigError, match="the model has 2 heads with one: classification, rte; name one"):
         roberta.zero_shot("A goal!", ["sport"])
@@ -239,3 +251,69 @@ def test_padded_rows_and_texts_are_no_sequences(headed):
         list(headed.predict_batches("mnli", grid))
     with pytest.raises(DataError, match="sequence 0 is 'ab'; expected token ids"):
         list(headed.predict_batches("mnli", ["ab"]))
+
+
+def test_sequences_of_a_generator_of_arrays_and_of_tensors_are_taken(headed):
+    sequences = [headed.encode(text) for text in ("a", "b c d", "e f")]
+    expected = torch.cat([headed.predict("mnli", tokens, return_logits=True) for tokens in sequences]).detach()
+    arrays = [tokens.numpy() for tokens in sequences]
+    for given in ((ids.tolist() for ids in arrays), sequences, arrays, [list(ids) for ids in arrays]):
+        found = torch.empty_like(expected)
+        for indices, logits in headed.predict_batches("mnli", given):
+            found[indices] = logits
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sequences", [[0, 5, 2], [[0.0, 5.5, 2.0]], [["a", "b"]], [[True, False]], [None]])
+def test_what_holds_no_token_ids_is_refused(headed, sequences):
+    with pytest.raises(DataError, match="sequence 0 is .*expected token ids"):
+        list(headed.predict_batches("mnli", sequences))
+
+
+@pytest.mark.parametrize("number", [0, -5, "10", None, 2.0])
+def test_batches_have_a_whole_number_of_tokens(headed, number):
+    if number is not None:
+        with pytest.raises(DataError, match="expected a whole number of at least 1"):
+            list(headed.predict_batches("mnli", [[0, 2]], max_tokens=number))
+    other = RobertaHubInterface(headed.model, headed.tokenizer, batch_tokens=number)
+    with pytest.raises(DataError, match="expected a whole number of at least 1"):
+        other.predict("mnli", "a")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_classes": 2, "labels": [0, 1]}, DataError, "labels: item 0 is 0; expected a string"),
+        ({"num_classes": 3, "labels": "abc"}, DataError, "labels are 'abc'; expected a list of strings"),
+        ({"num_classes": 2, "inner_dim": 0}, ConfigError, "inner_dim is 0"),
+        ({"num_classes": 2, "inner_dim": 8.0}, ConfigError, "inner_dim: expected int, found 8.0"),
+        ({"num_classes": 3.0}, ConfigError, "num_classes: expected int, found 3.0"),
+    ],
+)
+def test_heads_that_could_not_be_saved_are_refused_before_they_are_trained(headed, options, error, message):
+    with pytest.raises(error, match=message):
+        headed.register_classification_head("x", **options)
+    with pytest.raises(ConfigError, match="labels: expected str, found 0"):
+        headed.register_head("x", ClassificationHeadConfig(num_classes=2, labels=(0, 1)))
+    with pytest.raises(ConfigError, match="int64 is not JSON serializable; give plain numbers"):
+        headed.register_head("x", RegressionHeadConfig(inner_dim=np.int64(8)))
+    assert "x" not in headed.model.heads
+
+
+def test_numpys_numbers_of_classes_are_numbers(headed, tmp_path):
+    other = RobertaHubInterface(copy.deepcopy(headed.model), headed.tokenizer)
+    other.register_classification_head("x", np.int64(3))
+    other.save_pretrained(tmp_path / "model")
+    assert from_pretrained(tmp_path / "model").model.head_config("x").num_classes == 3
+
+
+def test_a_head_is_named_by_a_string(headed):
+    with pytest.raises(ConfigError, match=r"the model has no head \['mnli'\]"):
+        headed.predict(["mnli"], "a")
+
+
+def test_tokens_can_not_be_truncated(headed):
+    tokens = headed.encode("a")
+    for compute in (partial(headed.predict, "mnli"), headed.extract_features):
+        with pytest.raises(DataError, match="truncate=True is for texts"):
+            compute(tokens, truncate=True)

@@ -145,11 +145,13 @@ def _evaluate_numbers(judgement: Judgement, examples: Sequence[Example]) -> dict
         raise ConfigError(f"head {judgement.head!r} gives no single number; the data has numbers for labels")
     outputs, cost = _outputs(judgement, examples)
     predictions, targets = outputs[:, 0], np.array([example.label for example in examples], dtype=np.float64)
-    if isinstance(config, RegressionHeadConfig):
+    error = {}
+    if isinstance(config, RegressionHeadConfig):  # others don't tell their scale
         predictions = config.minimum + (config.maximum - config.minimum) * predictions
+        error = {"mean_squared_error": float(np.mean((predictions - targets) ** 2))}
     return {
         **_figures(judgement.metrics, predictions, targets),
-        "mean_squared_error": float(np.mean((predictions - targets) ** 2)),
+        **error,
         **_by_group(judgement.metrics[0], predictions, targets, examples),
         **cost,
     }

@@ -119,6 +119,8 @@ def training_options(name_or_path: str | Path) -> dict[str, Any]:
 def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> None:
     """Give a model the weights of another; the head of that name keeps its random ones if the other has none like it.
 
+    That is told as a warning where the other one has a head of that name.
+
     name: what the source is called in messages.
 
     Raises:
@@ -130,12 +132,29 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
         f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key] and key not in free
     ]
     if differences:
-        raise ConfigError(f"--init-from {name}: it has {', '.join(differences)}; choose the --preset it has")
+        raise ConfigError(
+            f"--init-from {name}: it has {', '.join(differences)}; choose the --preset it has, or give its shape"
+        )
     model.encoder.load_state_dict(source.model.encoder.state_dict())
-    if source.model.head_configs.get(head) == model.head_configs[head]:
-        model.heads[head].load_state_dict(source.model.heads[head].state_dict())
+    if head not in source.model.head_configs:
+        logger.info("%s has no head %r; it starts from random weights", name, head)
+    elif unlike := _unlike(source.model.head_configs[head], model.head_configs[head]):
+        logger.warning("the head %r of %s has %s; it starts from random weights", head, name, unlike)
     else:
-        logger.info("%s has no head %r like the task's; it starts from random weights", name, head)
+        model.heads[head].load_state_dict(source.model.heads[head].state_dict())
+
+
+def _unlike(theirs: Any, ours: Any) -> str:
+    """Return in what a head differs from that of the task so that its weights would mean something else; "" if not.
+
+    Dropout may differ; and classes without names, as those of fairseq, are taken for those of the task in their order.
+    """
+    if type(theirs) is not type(ours):
+        return f"a {type(theirs).__name__} instead of a {type(ours).__name__}"
+    before, after = dataclasses.asdict(theirs), dataclasses.asdict(ours)
+    free = {"dropout"} if before.get("labels", True) and after.get("labels", True) else {"dropout", "labels"}
+    differing = [key for key in after if key not in free and before[key] != after[key]]
+    return ", ".join(f"{key} {before[key]} instead of {after[key]}" for key in differing)
 
 
 def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrained:
@@ -184,7 +203,16 @@ def _load_hf(folder: Path) -> Pretrained:
         )
     checkpoint = hf_format.read(folder)
     model = assemble(checkpoint.config, checkpoint.heads, checkpoint.state_dict, source=str(folder))
-    return _checked(Pretrained(model, hf_tokenizer.read(folder)), folder)
+    tokenizer = _filled_up(hf_tokenizer.read(folder), checkpoint.config.vocab_size)
+    return _checked(Pretrained(model, tokenizer), folder)
+
+
+def _filled_up(tokenizer: Tokenizer, rows: int) -> Tokenizer:
+    """Return a tokenizer with a symbol made up for each row that makes their number a multiple, as transformers can."""
+    symbols = len(tokenizer.dictionary)
+    if not any(rows == -(-symbols // multiple) * multiple for multiple in _MULTIPLES):
+        return tokenizer
+    return tokenizer.with_symbols([f"madeupword{row}" for row in range(symbols, rows)])
 
 
 def _snapshot(repository: str) -> Path:
@@ -232,14 +260,8 @@ def _unpacked(archive: Path) -> Path:
 
 
 def _checked(pretrained: Pretrained, folder: Path) -> Pretrained:
-    """Refuse a dictionary whose ids would point beside the rows of the token embedding.
-
-    Rows that only make their number a multiple, as transformers can add them, get symbols that were made up.
-    """
+    """Refuse a dictionary whose ids would point beside the rows of the token embedding."""
     rows, symbols = pretrained.model.config.vocab_size, len(pretrained.tokenizer.dictionary)
-    if rows > symbols and any(rows == -(-symbols // multiple) * multiple for multiple in _MULTIPLES):
-        filling = [f"madeupword{row}" for row in range(symbols, rows)]
-        return dataclasses.replace(pretrained, tokenizer=pretrained.tokenizer.with_symbols(filling))
     if rows != symbols:
         raise VocabError(
             f"{folder}: the dictionary has {symbols} symbols with its specials, the token embedding {rows} rows; "

@@ -43,6 +43,25 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
+# Options of fairseq's whose names here are others; what is behind the name is their value.
+_RENAMED = {
+    "max-sentences": "batch-size",
+    "batch-size-valid": "batch-size",
+    "arch": "preset",
+    "fp16": "precision fp16",
+    "bf16": "precision bf16",
+    "restore-file": "init-from",
+    "user-dir": "user-module",
+    "ddp-backend": "parallelism",
+    "classification-head-name": "head-name",
+    "num-workers": "workers",
+    "best-checkpoint-metric": "metric",
+    "encoder-embed-dim": "embed-dim",
+    "encoder-ffn-embed-dim": "ffn-embed-dim",
+    "encoder-attention-heads": "attention-heads",
+}
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose `@file` arguments are recipes, which `expanded` reads.
 
@@ -100,7 +119,10 @@ class Parser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0].lstrip("-"), known, n=1)
+            given = unknown[0].partition("=")[0].lstrip("-")
+            renamed = _RENAMED.get(given, "")
+            is_here = renamed.partition(" ")[0] in known
+            near = [renamed] if is_here else difflib.get_close_matches(given, known, n=1)
             hint = f"did you mean --{near[0]}? " if near else ""
             raise ConfigError(f"unknown argument {unknown[0]!r}; {hint}see {self.prog} --help")
         return namespace

@@ -319,7 +319,7 @@ def _answers(request: Request, questions: Sequence[Any]) -> dict[str, Any]:
 
 def _questions(request: Request) -> dict[str, Any]:
     from roberta.criterions.sentence_ranking import SentenceRankingLoss, SentenceRankingLossConfig
-    from roberta.evaluation import evaluate_questions
+    from roberta.evaluation import evaluate_questions, only_head
     from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 
     config = request.config
@@ -330,7 +330,9 @@ def _questions(request: Request) -> dict[str, Any]:
     if options.get("data_layout") == "race":
         place, split = _race_place(request)
     task_config = SentenceRankingTaskConfig(**options | place | reading)
-    criterion = SentenceRankingLoss(SentenceRankingLossConfig(), config.head or SentenceRankingTask.head)
+    usual = SentenceRankingTask.head
+    head = config.head or (usual if usual in roberta.model.head_configs else only_head(roberta))
+    criterion = SentenceRankingLoss(SentenceRankingLossConfig(), head)
     task = SentenceRankingTask(task_config, roberta.tokenizer)
     return evaluate_questions(roberta, task, criterion, split, max_tokens=config.max_tokens)
 

@@ -204,6 +204,8 @@ def read_text(path: Path) -> str:
         if path.suffix == ".xz":
             raw = lzma.decompress(raw)
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError as error:
+        raise VocabError(f"{path}: there is no such file; put it there, or give the folder that has it") from error
     except (OSError, lzma.LZMAError) as error:
         raise VocabError(f"{path}: can't be read: {error}; {_REMEDY}") from error
     except UnicodeDecodeError as error:

@@ -1,6 +1,7 @@
 """Writing checkpoints of fairseq, as it has written them since 2021; `fairseq_format` reads them back."""
 
 import argparse
+import copy
 import logging
 from pathlib import Path
 
@@ -34,14 +35,18 @@ _PREFIXES = {
 def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer) -> None:
     """Write `model.pt` with the tokenizer's files beside it, whole or not at all; a folder of that name is replaced.
 
+    A model without a masked-LM head, such as a fine-tuned one, gets one that was never trained, which is logged: in
+    fairseq every model has one.
+
     The names of the classes go to `label/dict.txt`, as in a data folder of fairseq, if just one head has such names
     and no other has as many classes; otherwise they are left out, which is logged.
 
     Raises:
-        ConfigError: the model holds something that fairseq's RoBERTa does not, or lacks its LM head; or the name of a
-            class can't stand in `label/dict.txt`.
+        ConfigError: the model holds something that fairseq's RoBERTa does not; or the name of a class can't stand in
+            `label/dict.txt`.
         StorageError: the folder can't be written.
     """
+    model = model if LM in model.head_configs else _with_lm_head(model)
     state = {"args": _args(model), "model": _tensors(model), **_NO_TRAINING}
     labels = _labels(model)
     with replacing(folder, MODEL) as temporary:
@@ -64,14 +69,25 @@ _NO_TRAINING = {
 }
 
 
+def _with_lm_head(model: RobertaModel) -> RobertaModel:
+    _LOGGER.warning(
+        "the model has no masked-LM head, and a fairseq checkpoint needs one: it gets one of random weights"
+    )
+    model = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same file each time
+        model.register_head(LM, MaskedLMHeadConfig(activation_fn=model.config.activation_fn))
+    return model
+
+
 def _args(model: RobertaModel) -> argparse.Namespace:
     """Return the options under fairseq's names, with all that its loader asks for."""
     config = model.config
-    lm = model.head_configs.get(LM)
+    lm = model.head_configs[LM]
     if not isinstance(lm, MaskedLMHeadConfig) or lm.activation_fn != config.activation_fn:
         raise ConfigError(
-            f"a fairseq checkpoint has a masked-LM head with the activation of the encoder; here {LM!r} is "
-            f"{lm or 'missing'}: register one with MaskedLMHeadConfig(activation_fn={config.activation_fn!r})"
+            f"a fairseq checkpoint has a masked-LM head with the activation of the encoder; here {LM!r} is {lm}: "
+            f"register one with MaskedLMHeadConfig(activation_fn={config.activation_fn!r})"
         )
     if config.padding_idx != Dictionary.pad:
         raise ConfigError(f"padding_idx is {config.padding_idx}; in a fairseq checkpoint it is {Dictionary.pad}")

@@ -35,6 +35,7 @@ Progress = Callable[[int], object]  # called with the bytes of text done since t
 LEDGER_NAME = "shards.json"
 
 _MODELS = ("*.safetensors", "*.pt")
+_LOOKED_AT, _FEW = 2**12, 3  # bytes of a text; words of a line that may be numbers by chance
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,16 @@ def _warn_of_shared_text(config: PreprocessConfig) -> None:
             logger.warning("%s is to be trained on and to be held out; figures on it will be too good", path)
 
 
+def _warn_of_ids(config: PreprocessConfig) -> None:
+    """Warn of texts that begin with a line of numbers, as fairseq's encoder writes them, and are encoded already."""
+    for path in (*(config.trainpref or ()), *(config.validpref or ()), *(config.testpref or ())):
+        if path.is_file():
+            with path.open("rb") as file:
+                words = file.readline(_LOOKED_AT).split()
+            if len(words) > _FEW and all(map(bytes.isdigit, words)):
+                logger.warning("%s begins with numbers alone: ids of a BPE are text here; give the text itself", path)
+
+
 def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
     """Binarise every split into the folder, beside its vocabulary; all of them appear at the end, or none.
 
@@ -121,6 +132,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
         StorageError: the folder can't be written, or another process writes there.
     """
     _warn_of_shared_text(config)
+    _warn_of_ids(config)
     splits = _splits(config)
     sizes = [text_size(path) for paths in splits.values() for path in paths]
     known = [size for size in sizes if size is not None]

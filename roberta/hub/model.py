@@ -3,6 +3,7 @@
 Shapes: B sequences, S padded length.
 """
 
+import logging
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
@@ -20,6 +21,8 @@ from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.linear import CpuEngineChoice
 from roberta.models.roberta import RobertaModel
+
+logger = logging.getLogger(__name__)
 
 
 class HubModel(nn.Module):
@@ -173,8 +176,11 @@ class HubModel(nn.Module):
         Raises:
             ConfigError: the name can't name a head, or the config is not that of a head.
         """
+        replaced = self.model.head_configs.get(name)
         self.model.register_head(name, config)
         self.model.heads[name].train(self.training)
+        if replaced is not None:
+            logger.warning("the head %r that was there, %s, is replaced by one of random weights", name, replaced)
 
     def add_tokens(self, symbols: Sequence[str]) -> None:
         """Add symbols that `encode` finds in texts as one token each; all old token ids stay, `<mask>` included.

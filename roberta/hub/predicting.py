@@ -105,9 +105,8 @@ def predict_texts(engine: Engine, head: str, texts: Sequence[tuple[str, ...]], *
                 results[index] = _tags(config, engine.tokenizer, texts[index], rows)
             continue
         for index, row in zip(indices, outputs.tolist(), strict=True):
-            results[index] = (
-                _classification(config, row) if isinstance(config, ClassificationHeadConfig) else Score(*row)
-            )
+            is_class = isinstance(config, ClassificationHeadConfig) and not _gives_a_number(config)
+            results[index] = _classification(config, row) if is_class else Score(*row)
     return results
 
 
@@ -175,11 +174,16 @@ def _entailment(config: Any) -> str | None:
     return next((name for name in getattr(config, "labels", ()) if name.lower() == ENTAILMENT), None)
 
 
+def _gives_a_number(config: Any) -> bool:
+    """Return whether a head has the one output of a regression or a choice, as fairseq's files have it."""
+    return isinstance(config, ClassificationHeadConfig) and config.num_classes == 1 and not config.multi_label
+
+
 def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
     """Return what logits (M, K) say in the terms of their head: (M, K)."""
     if isinstance(config, RegressionHeadConfig):
         return config.minimum + (config.maximum - config.minimum) * logits
-    if isinstance(config, ChoiceHeadConfig):
+    if isinstance(config, ChoiceHeadConfig) or _gives_a_number(config):
         return logits
     if isinstance(config, ClassificationHeadConfig) and config.multi_label:
         return F.logsigmoid(logits)
@@ -189,7 +193,7 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
     return logits.log_softmax(dim=-1)
 
 
-def _classification(config: ClassificationHeadConfig, log_probabilities: list[float]) -> Classification:
+def _classification(config: Any, log_probabilities: list[float]) -> Classification:
     return _classified(config.labels or range(config.num_classes), list(map(exp, log_probabilities)))
 
 

@@ -46,7 +46,7 @@ class PolynomialDecayConfig(WarmupConfig):
 
     end_learning_rate: float = option(0.0, help="rate at the end and after it")
     power: float = option(1.0, help="exponent of the decay; 1 is linear")
-    total_num_update: int | None = option(None, help="updates until the end rate; --max-update where not given")
+    total_num_update: int | None = option(None, help="updates until the end rate; those of the run where not given")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ class CosineConfig(WarmupConfig):
     """Options of the cosine schedule."""
 
     min_lr: float = option(0.0, help="rate at the end and after it")
-    total_num_update: int | None = option(None, help="updates until the lowest rate; --max-update where not given")
+    total_num_update: int | None = option(None, help="updates until the lowest rate; those of the run where not given")
 
     def __post_init__(self) -> None:
         super().__post_init__()

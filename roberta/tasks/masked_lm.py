@@ -21,7 +21,7 @@ from roberta.data.batching import order
 from roberta.data.blocks import BreakMode, blocks
 from roberta.data.cache import binarized, is_raw_text
 from roberta.data.dictionary import FILE_NAME
-from roberta.data.indexed import bin_path
+from roberta.data.indexed import bin_path, idx_path
 from roberta.data.masking import Masker, MaskingConfig
 from roberta.data.resampling import Resampling
 from roberta.data.stream import ConcatStream, open_split
@@ -167,7 +167,7 @@ class MaskedLMTask(Task):
         return MaskedLMHeadConfig(activation_fn=model.activation_fn)
 
     def samples(self, split: str) -> MaskedBlocks:
-        """Return the blocks of a split of all folders; of `train`, those of all shards.
+        """Return the blocks of a split of all folders that have it; of `train`, of each folder, those of all shards.
 
         Other splits are masked by the defaults, 15 % of single tokens, so that runs compare however they are trained.
 
@@ -175,7 +175,13 @@ class MaskedLMTask(Task):
             ConfigError: the masking needs counts that the dictionary has not.
             DataError: the split is missing, damaged or empty.
         """
-        languages = [open_split([folder], split).parts for folder in self.folders]
+        folders = self.folders if split == "train" else [f for f in self.folders if idx_path(f / split).exists()]
+        if not folders:
+            raise DataError(
+                f"{self.config.data}: no split {split} there; make one by roberta-preprocess, with --validpref or "
+                "--valid-fraction for valid"
+            )
+        languages = [open_split([folder], split).parts for folder in folders]
         stream = ConcatStream([part for parts in languages for part in parts])
         if split == "train":
             counts = [len(parts) for parts in languages]
@@ -192,8 +198,10 @@ def _folders(config: MaskedLMTaskConfig) -> list[Path]:
     if is_raw_text(config.data):
         fraction = config.valid_fraction
         return [binarized(config.data, vocab=config.vocab, valid_data=config.valid_data, valid_fraction=fraction)]
-    if config.vocab or config.valid_data:
-        raise ConfigError(f"--vocab and --valid-data are for raw text, and {config.data} is not; leave them out")
+    if config.vocab or config.valid_data or config.valid_fraction != MaskedLMTaskConfig.valid_fraction:
+        raise ConfigError(
+            f"--vocab, --valid-data and --valid-fraction are for raw text, and {config.data} is not; leave them out"
+        )
     folders = [config.data] if config.data.exists() else [Path(name) for name in str(config.data).split(os.pathsep)]
     for folder in folders:
         if not (folder / FILE_NAME).is_file():

@@ -92,9 +92,15 @@ class LabelledTexts(Samples):
     maximise = True
 
     def __init__(
-        self, examples: Sequence[Example], sequences: Sequence[Sequence[int]], head: Any, metrics: Sequence[str]
+        self,
+        examples: Sequence[Example],
+        sequences: Sequence[Sequence[int]],
+        head: Any,
+        metrics: Sequence[str],
+        tokenizer: Tokenizer,
     ) -> None:
         self.examples = examples
+        self.tokenizer = tokenizer  # of examples that are tokens
         self.head = head
         self.metrics = metrics
         self.metric = metrics[0]
@@ -126,7 +132,10 @@ class LabelledTexts(Samples):
         return [self._prediction(*pair) for pair in zip(self.examples, outputs, strict=True)]
 
     def _prediction(self, example: Example, output: NDArray[np.float32]) -> Prediction:
-        text = " | ".join(example.texts) if isinstance(example, TextExample) else ""
+        if isinstance(example, TextExample):
+            text = " | ".join(example.texts)
+        else:
+            text = " | ".join(self.tokenizer.decode(piece.tolist()) for piece in example.pieces)
         label = example.label
         place = (example.id, example.source, text)
         if isinstance(self.head, RegressionHeadConfig):
@@ -199,8 +208,8 @@ class SentencePredictionTask(Task):
     def _samples(self, split: str, examples: Sequence[Example], sequences: Sequence[Sequence[int]]) -> LabelledTexts:
         if self.config.data_layout in GLUE:
             name, split = (AX, "test") if split == AX else (self.config.data_layout, split)
-            return GlueTexts(name, split, examples, sequences, self._head, self._metrics)
-        return LabelledTexts(examples, sequences, self._head, self._metrics)
+            return GlueTexts(name, split, examples, sequences, self._head, self._metrics, self.tokenizer)
+        return LabelledTexts(examples, sequences, self._head, self._metrics, self.tokenizer)
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[Sequence[int]]]:
         """Return the tokens of each text of each example; texts are encoded all at once."""
@@ -267,8 +276,9 @@ class GlueTexts(LabelledTexts):
         sequences: Sequence[Sequence[int]],
         head: Any,
         metrics: Sequence[str],
+        tokenizer: Tokenizer,
     ) -> None:
-        super().__init__(examples, sequences, head, metrics)
+        super().__init__(examples, sequences, head, metrics, tokenizer)
         self.name = name
         self.split = split
 

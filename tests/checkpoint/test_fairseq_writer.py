@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.serialization import safe_globals
 
+from roberta import pretrained
 from roberta.checkpoint import fairseq_format, fairseq_writer
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, StorageError
@@ -86,8 +87,6 @@ def test_a_model_that_fairseq_can_not_hold_is_refused(model, tmp_path):
     with pytest.raises(ConfigError, match="one pooler activation and dropout for all heads"):
         fairseq_writer.write(folder, model, tokenizer)
     bare = RobertaModel(model.config)
-    with pytest.raises(ConfigError, match="here 'lm' is missing: register one"):
-        fairseq_writer.write(folder, bare, tokenizer)
     bare.register_head("lm", MaskedLMHeadConfig(activation_fn="relu"))
     with pytest.raises(ConfigError, match="with the activation of the encoder"):
         fairseq_writer.write(folder, bare, tokenizer)
@@ -138,3 +137,21 @@ def test_a_head_for_several_classes_at_once_is_told_of(model, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="roberta"):
         fairseq_writer.write(tmp_path / "model", model, Tokenizer.load())
     assert "does not say that head topic tells several classes at once" in caplog.text
+
+
+def test_a_model_without_an_lm_head_gets_one_of_random_weights(model, tmp_path, caplog):
+    tuned = RobertaModel(model.config)
+    tuned.register_head("rte", ClassificationHeadConfig(num_classes=2))
+    files = []
+    for name in "ab":
+        fairseq_writer.write(tmp_path / name, tuned.eval(), Tokenizer.load())
+        files.append(fairseq_format.read(tmp_path / name / "model.pt").state_dict)
+    assert "it gets one of random weights" in caplog.text
+    assert list(tuned.head_configs) == ["rte"]
+    assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
+    found = pretrained.load(tmp_path / "a").model
+    assert set(found.head_configs) == {"lm", "rte"}
+    state = tuned.state_dict()
+    assert all(
+        torch.equal(tensor, state[name]) for name, tensor in found.state_dict().items() if "heads.lm" not in name
+    )

@@ -296,3 +296,20 @@ def test_large_blocks_are_in_huge_pages_unless_the_environment_says_otherwise(gi
         [sys.executable, "-c", FILL], env=environment | given, capture_output=True, text=True, check=True
     )
     assert (json.loads(done.stdout)["huge_kilobytes"] >= 2**15) == has_huge
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "hint"),
+    [
+        ("roberta-train", "--max-sentences", "--batch-size"),
+        ("roberta-train", "--fp16", "--precision fp16"),
+        ("roberta-train", "--user-dir=x", "--user-module"),
+        ("roberta-train", "--restore-file", "--init-from"),
+        ("roberta-finetune", "--best-checkpoint-metric", "--metric"),
+        ("roberta-train", "--best-checkpoint-metric", "--keep-checkpoints"),  # which has no --metric
+    ],
+)
+def test_names_of_fairseqs_options_lead_to_those_here(command, given, hint, capsys):
+    place = ("rte", "folder") if command == "roberta-finetune" else ("folder",)
+    assert main_of(command)([*place, "--save-dir", "run", given]) == 2
+    assert f"did you mean {hint}? see" in capsys.readouterr().err

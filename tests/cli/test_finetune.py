@@ -12,9 +12,9 @@ import torch
 import roberta
 from roberta.checkpoint import native
 from roberta.finetuning import DATASETS
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
-from roberta.pretrained import load
+from roberta.pretrained import load, transfer
 from roberta.trainer import Trainer
 from roberta_cli import finetune
 from tests.builders import make_byte_tokenizer
@@ -363,9 +363,34 @@ def test_a_head_of_the_same_name_that_does_not_fit_starts_anew(folder, model, ca
     native.save(folder / "other", trained, make_byte_tokenizer())
     with caplog.at_level("INFO"):
         run(folder, folder / "other", "--max-update", "1")
-    assert (
-        "other has no head 'sentence_classification_head' like the task's; it starts from random weights" in caplog.text
+    found = (
+        f"the head 'sentence_classification_head' of {folder / 'other'} has num_classes 3 instead of 2; it starts from"
     )
+    assert found in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("theirs", "unlike"),
+    [
+        (ClassificationHeadConfig(num_classes=2, labels=("a", "b"), dropout=0.3), ""),
+        (ClassificationHeadConfig(num_classes=2), ""),
+        (ClassificationHeadConfig(num_classes=2, labels=("b", "a")), "labels ('b', 'a') instead of ('a', 'b')"),
+        (ClassificationHeadConfig(num_classes=2, inner_dim=8), "inner_dim 8 instead of None"),
+        (RegressionHeadConfig(), "a RegressionHeadConfig instead of a ClassificationHeadConfig"),
+    ],
+)
+def test_a_trained_head_is_kept_unless_its_weights_would_mean_something_else(theirs, unlike, folder, model, caplog):
+    source, ours = load(model), load(model).model
+    source.model.register_head("x", theirs)
+    ours.register_head("x", ClassificationHeadConfig(num_classes=2, labels=("a", "b")))
+    transfer(source, ours, "x", "SOURCE")
+    if unlike:
+        assert f"the head 'x' of SOURCE has {unlike}; it starts from random weights" in caplog.text
+        assert caplog.records[0].levelname == "WARNING"
+    else:
+        kept = ours.heads["x"].state_dict()
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in source.model.heads["x"].state_dict().items())
+        assert not caplog.text
 
 
 def test_the_help_names_every_data_set_and_shows_the_recipe(capsys):

@@ -319,3 +319,13 @@ def test_a_vocabulary_is_learned_from_the_training_text(tmp_path):
 def test_contradictory_ways_of_working_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         PreprocessConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"), [("464 3290 318 1263\n", True), ("In 2019 it was 12 3\n", False), ("1 2 3\n", False)]
+)
+def test_texts_that_are_ids_already_are_told_of(text, warned, tmp_path, caplog):
+    path = tmp_path / "train.bpe"
+    path.write_text(10 * text, encoding="utf-8")
+    preprocess(PreprocessConfig(trainpref=(path,), destdir=tmp_path / "data-bin", workers=1))
+    assert ("train.bpe begins with numbers alone: ids of a BPE are text here" in caplog.text) == warned

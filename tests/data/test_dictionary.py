@@ -124,7 +124,7 @@ def test_empty_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VocabError, match=r"dict\.txt: can't be read"):
+    with pytest.raises(VocabError, match=r"dict\.txt: there is no such file; put it there"):
         Dictionary.load(tmp_path / "dict.txt")
 
 

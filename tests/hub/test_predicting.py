@@ -317,3 +317,22 @@ def test_tokens_can_not_be_truncated(headed):
     for compute in (partial(headed.predict, "mnli"), headed.extract_features):
         with pytest.raises(DataError, match="truncate=True is for texts"):
             compute(tokens, truncate=True)
+
+
+def test_a_head_of_one_output_gives_a_number(headed):
+    """As fairseq's files have those of regressions and choices."""
+    other = RobertaHubInterface(copy.deepcopy(headed.model), headed.tokenizer)
+    other.register_classification_head("sts", num_classes=1)
+    other.eval()
+    tokens = other.encode("a")
+    logits = other.predict("sts", tokens, return_logits=True)
+    assert torch.equal(other.predict("sts", tokens), logits)
+    assert other.predict("sts", "a").value == pytest.approx(logits.item(), abs=1e-6)
+
+
+def test_a_head_that_is_replaced_is_told_of(headed, caplog):
+    other = RobertaHubInterface(copy.deepcopy(headed.model), headed.tokenizer)
+    other.register_classification_head("new", num_classes=2)
+    assert not caplog.text
+    other.register_classification_head("new", num_classes=3)
+    assert "the head 'new' that was there, ClassificationHeadConfig(num_classes=2" in caplog.text

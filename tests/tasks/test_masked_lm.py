@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +102,25 @@ def test_raw_text_takes_its_vocabulary_and_validation_text(tmp_path, monkeypatch
     assert [ours.tokenizer.decode(sample) for sample in originals(ours, "valid")] == ["fourfive six"]
 
 
-@pytest.mark.parametrize("option", ["vocab", "valid_data"])
+@pytest.mark.parametrize("option", ["vocab", "valid_data", "valid_fraction"])
 def test_options_of_raw_text_are_refused_for_binarised_folders(data_bin, option):
-    with pytest.raises(ConfigError, match="--vocab and --valid-data are for raw text"):
-        task(data_bin, **{option: data_bin})
+    with pytest.raises(ConfigError, match="--vocab, --valid-data and --valid-fraction are for raw text"):
+        task(data_bin, **{option: 0.5 if option == "valid_fraction" else data_bin})
+
+
+def test_a_split_is_that_of_the_folders_that_have_it(data_bin, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in data_bin.iterdir():
+        if not path.name.startswith("valid"):
+            shutil.copy(path, other)
+    both, alone = task(Path(f"{other}{os.pathsep}{data_bin}")), task(data_bin)
+    assert originals(both, "valid") == originals(alone, "valid")
+    assert len(both.samples("train")) == 2 * len(alone.samples("train"))
+    with pytest.raises(
+        DataError, match="other: no split valid there; make one by roberta-preprocess, with --validpref"
+    ):
+        task(other).samples("valid")
 
 
 def test_words_are_chosen_whole_if_asked_for(data_bin):

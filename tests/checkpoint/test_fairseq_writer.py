@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.serialization import safe_globals
 
-from roberta import pretrained
 from roberta.checkpoint import fairseq_format, fairseq_writer
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, StorageError
@@ -149,9 +148,7 @@ def test_a_model_without_an_lm_head_gets_one_of_random_weights(model, tmp_path, 
     assert "it gets one of random weights" in caplog.text
     assert list(tuned.head_configs) == ["rte"]
     assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
-    found = pretrained.load(tmp_path / "a").model
-    assert set(found.head_configs) == {"lm", "rte"}
     state = tuned.state_dict()
-    assert all(
-        torch.equal(tensor, state[name]) for name, tensor in found.state_dict().items() if "heads.lm" not in name
-    )
+    kept = {name: tensor for name, tensor in files[0].items() if "heads.lm" not in name}
+    assert len(files[0]) > len(kept) == len(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in kept.items())

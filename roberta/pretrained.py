@@ -178,9 +178,11 @@ def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrai
         return _load_hf(folder)
     if (folder / checkpoint_file).is_file():
         return _load_fairseq(folder / checkpoint_file, {})
+    others = sorted(path.name for path in folder.glob("*.pt"))
     raise CheckpointError(
         f"{folder}: holds no {native.MANIFEST} (a checkpoint of this package), no {native.STEP_PREFIX}* folder "
         f"(a run), no {hf_format.CONFIG} with a model_type (Hugging Face) and no {checkpoint_file} (fairseq)"
+        + (f"; name one of its files as checkpoint_file: {', '.join(others)}" if others else "")
     )
 
 

@@ -362,3 +362,10 @@ def test_what_sentence_transformers_adds_is_told_to_be_left_aside(tmp_path, capl
     (tmp_path / "model" / "modules.json").write_text("[]")
     load(tmp_path / "model")
     assert "what sentence-transformers does beside the model is not read from it" in caplog.text
+
+
+def test_a_fairseq_folder_without_the_file_names_those_it_has(tmp_path):
+    for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match="files as checkpoint_file: checkpoint_best.pt, checkpoint_last.pt"):
+        load(tmp_path)

@@ -1,6 +1,7 @@
 """The tokenizer's files in a folder of Hugging Face transformers.
 
-    vocab.json, merges.txt      tokens by their ids in the model, and the merges; what older releases write
+    vocab.json, merges.txt      tokens by their ids in the model, and the merges; what older releases write, with
+                                added_tokens.json where there are any
     tokenizer.json              all of it, and how texts are split; what transformers 5 writes, alone
 
 Both are written. `tokenizer.json` carries the rule that the space before `<mask>` belongs to it, which transformers 5
@@ -21,8 +22,8 @@ from roberta.errors import VocabError
 from roberta.files import read_json, write_text
 
 TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
-MERGES, VOCAB = MERGES_NAMES[1], ENCODER_NAMES[1]
-FILES = (TOKENIZER, TOKENIZER_CONFIG, MERGES, VOCAB)
+MERGES, VOCAB, ADDED = MERGES_NAMES[1], ENCODER_NAMES[1], "added_tokens.json"
+FILES = (TOKENIZER, TOKENIZER_CONFIG, MERGES, VOCAB, ADDED)
 
 # What must be so in tokenizer.json where it is said at all: texts are split and merged in one way here.
 _SPLITTING = {"add_prefix_space": False, "use_regex": True}
@@ -55,7 +56,7 @@ def read(folder: Path) -> Tokenizer:
     settings = _read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     _check_rules(settings, {"add_prefix_space": False}, folder / TOKENIZER_CONFIG)
     if not path.is_file():
-        return Tokenizer.load(folder)
+        return _with_added(Tokenizer.load(folder), folder / ADDED)
     vocab, merges, symbols = _parts(path, settings.get("tokenizer_class"))
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
@@ -66,6 +67,16 @@ def read(folder: Path) -> Tokenizer:
             raise VocabError(f"{path}: a token has half of a surrogate pair: {error}; restore the file") from error
         except VocabError as error:
             raise VocabError(f"{path}: {str(error).replace(str(temporary), str(folder))}") from error
+
+
+def _with_added(tokenizer: Tokenizer, path: Path) -> Tokenizer:
+    """Return a tokenizer with the tokens of an added_tokens.json that are not in its dictionary, if there is one."""
+    ids = _read_json(path) if path.is_file() else {}
+    known, first = set(tokenizer.dictionary.symbols), len(tokenizer.dictionary)
+    new = {token: number for token, number in ids.items() if token not in known}
+    if any(type(number) is not int for number in new.values()) or {*new.values()} != {*range(first, first + len(new))}:
+        raise VocabError(f"{path}: the ids of its {len(new)} new tokens are not {first} and on; restore the file")
+    return tokenizer.with_symbols(sorted(new, key=new.__getitem__))
 
 
 def write(folder: Path, tokenizer: Tokenizer, *, max_tokens: int) -> None:

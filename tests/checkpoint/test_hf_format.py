@@ -720,3 +720,17 @@ def test_embeddings_that_were_padded_to_a_multiple_are_opened(transformers, tmp_
     with torch.inference_mode():
         expected = theirs(torch.tensor([ids])).logits[0]
     torch.testing.assert_close(our_logits(ours.model, ids, "lm"), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_added_tokens_of_older_releases_are_read(tmp_path):
+    ours = Tokenizer.load().with_symbols(["[B]", "[A]"])
+    hf_tokenizer.write(tmp_path, Tokenizer.load(), max_tokens=512)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[A]": 50266, "[B]": 50265, "<mask>": 50264}))
+    found = hf_tokenizer.read(tmp_path)
+    assert found.dictionary == ours.dictionary
+    assert found.encode("a [A][B]") == ours.encode("a [A][B]")
+    for ids in ({"[A]": 50266}, {"[A]": "50265"}, {"[A]": [50265]}):
+        (tmp_path / "added_tokens.json").write_text(json.dumps(ids))
+        with pytest.raises(VocabError, match=r"added_tokens\.json: the ids of its 1 new tokens are not 50265 and on"):
+            hf_tokenizer.read(tmp_path)

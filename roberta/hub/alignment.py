@@ -81,8 +81,8 @@ def find_words(sentences: Sequence[str], word_lists: Sequence[Iterable[object] |
 
 
 def _find(sentence: str, words: Iterable[object] | None) -> list[Span]:
-    if isinstance(words, str):
-        raise DataError(f"the words of a sentence are {words!r:.60}; expected a list of them, not a string")
+    if words is not None and (isinstance(words, str) or not isinstance(words, Iterable)):
+        raise DataError(f"the words of a sentence are {words!r:.60}; expected a list of them")
     spans = []
     end = 0
     for position, word in enumerate(sentence.split() if words is None else map(str, words)):

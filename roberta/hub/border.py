@@ -218,6 +218,9 @@ def windows(tokens: Tensor, engine: Engine, *, max_tokens: int | None, stride: i
     ids = tokens.tolist() if isinstance(tokens, Tensor) and tokens.dim() == 1 else []
     if len(ids) < 2 or ids[0] != dictionary.bos or ids[-1] != dictionary.eos or dictionary.eos in ids[:-1]:
         raise DataError("windows takes the 1-D tensor of tokens of one text, from <s> to </s>, as encode gives them")
+    for name, value in (("max_tokens", max_tokens), ("stride", stride)):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool)):
+            raise DataError(f"{name} is {value!r:.60}; expected a whole number")
     room = (limit if max_tokens is None else max_tokens) - 2
     step = room if stride is None else stride
     if not 1 <= room <= limit - 2 or not 1 <= step <= room:

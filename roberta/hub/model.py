@@ -118,9 +118,14 @@ class HubModel(nn.Module):
 
         The space that a token begins with is in its span. A character that several tokens share is in the span of each.
 
+        Raises:
+            DataError: not a string.
+
         >>> roberta.character_spans("Hello 😀")
         [(0, 0), (0, 5), (5, 7), (6, 7), (7, 7)]
         """
+        if not isinstance(text, str):
+            raise DataError(f"character_spans takes a text, not {text!r:.60}")
         return [(0, 0), *self.tokenizer.align(text).character_spans, (len(text), len(text))]
 
     def windows(self, tokens: Tensor, *, max_tokens: int | None = None, stride: int | None = None) -> Tensor:

@@ -138,7 +138,7 @@ def zero_shot(
     labels = as_word_list(labels, "labels")
     if not labels or len(set(labels)) < len(labels):
         raise DataError(f"labels are {labels!r:.60}; expected a list of at least one name, none of them twice")
-    if "{}" not in template:
+    if not isinstance(template, str) or "{}" not in template:
         raise DataError(f"template {template!r} has no {{}} for the label; for example: 'This example is {{}}.'")
     pairs = [(text, template.replace("{}", label)) for text in texts for label in labels]
     logits = torch.empty(len(pairs), len(names))

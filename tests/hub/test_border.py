@@ -125,3 +125,13 @@ def test_an_empty_batch_of_tensors_is_refused(roberta):
 def test_a_row_of_a_data_set_is_not_the_texts_of_its_keys(roberta, method):
     with pytest.raises(DataError, match="this is a mapping of .*'label'"):
         getattr(roberta, method)({"text": "a", "label": "b"})
+
+
+def test_what_is_no_text_word_or_whole_number_is_refused(roberta):
+    with pytest.raises(DataError, match="character_spans takes a text, not None"):
+        roberta.character_spans(None)
+    with pytest.raises(DataError, match="the words of a sentence are 5; expected a list"):
+        roberta.extract_features_aligned_to_words("a", 5)
+    for options in ({"max_tokens": 5.5}, {"stride": 1.5}, {"stride": True}):
+        with pytest.raises(DataError, match="expected a whole number"):
+            roberta.windows(roberta.encode("a b c"), **options)

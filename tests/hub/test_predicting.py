@@ -204,6 +204,7 @@ def test_zero_shot_of_a_list_is_that_of_each_text(headed):
         ([1, 2], {}, DataError, "labels: item 0 is 1"),
         (["a", "a"], {}, DataError, "none of them twice"),
         (["a"], {"template": "about {x}"}, DataError, "has no {} for the label"),
+        (["a"], {"template": None}, DataError, "template None has no {} for the label"),
         (["a"], {"head": "topic"}, ConfigError, "head 'topic' has no class 'entailment'"),
         (["a"], {"head": "lm"}, ConfigError, "head 'lm' has no class 'entailment'"),
         (["word " * 40], {}, DataError, "takes at most 32"),

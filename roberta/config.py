@@ -122,17 +122,16 @@ def from_json(config: type[Config], values: Any, *, source: str) -> Config:
 
 
 def check_types(config: Any) -> None:
-    """Refuse a config with a value that could be saved, but not read back, or not even saved.
+    """Refuse a config that could not be saved, or not be read back, as its values are not of its fields' types.
 
     Raises:
-        ConfigError: a value is not of the type of its field; the message begins with the name of the class.
+        ConfigError: it could not; the message begins with the name of the class.
     """
     name = type(config).__name__
     try:
-        values = json.loads(json.dumps(to_json(config)))
+        from_json(type(config), json.loads(json.dumps(to_json(config))), source=name)
     except TypeError as error:
         raise ConfigError(f"{name}: {error}; give plain numbers, strings and tuples of them") from error
-    from_json(type(config), values, source=name)
 
 
 def _shape(hint: Any) -> tuple[Any, int | str | None, bool]:
@@ -140,7 +139,8 @@ def _shape(hint: Any) -> tuple[Any, int | str | None, bool]:
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
-        assert len(arms) == 1, f"unsupported option type {hint}"
+        if len(arms) != 1:
+            raise ConfigError(f"options of the type {hint} can't be saved; give the field one type, and None at most")
         hint, optional = arms[0], True
     if typing.get_origin(hint) is tuple:
         elements = typing.get_args(hint)

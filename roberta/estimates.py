@@ -19,6 +19,7 @@ from torch import nn
 
 from roberta.distributed import Parallelism
 from roberta.optim.groups import freeze
+from roberta.progress import in_millions
 from roberta.registry import MODELS
 from roberta.validation import Precision
 
@@ -151,8 +152,8 @@ class Estimate:
 
     def __str__(self) -> str:
         rows = [
-            ("parameters", f"{self.parameters.total / 1e6:,.4g} M"),
-            ("  of the head", f"{self.parameters.head / 1e6:,.4g} M"),
+            ("parameters", f"{in_millions(self.parameters.total)} M"),
+            ("  of the head", f"{in_millions(self.parameters.head)} M"),
             ("updates", f"{self.max_update:,}"),
             ("tokens an update", f"{self.tokens_per_update:,}"),
             ("tokens", f"{self.tokens / 1e9:,.3f} G"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from roberta.files import read_json, write_text
 MANIFEST = "MANIFEST.json"
 
 _VERSION = 1
+_PIECE = 2**26  # bytes
 _REMEDY = "restore the folder from a copy"
 
 
@@ -57,27 +59,35 @@ def listed(folder: Path, error: type[RobertaError]) -> dict[Path, str]:
     return {folder / name: entry["sha256"] for name, entry in files.items()}
 
 
-def check_content(path: Path, expected: str, error: type[RobertaError]) -> None:
+def check_content(path: Path, expected: str, error: type[RobertaError], *, mapped: bool = False) -> None:
     """Compare the contents of a file with its sum.
+
+    mapped: do so where they are mapped, in large pieces, so that a thread waits for the interpreter a few times and
+    not thousands. For files that are mapped anyway: one that is cut meanwhile ends the process.
 
     Raises:
         error: they differ.
     """
-    if sha256(path) != expected:
+    if (_mapped_sha256(path) if mapped else sha256(path)) != expected:
         raise error(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal.
-
-    The file is mapped and summed in one call, in which other threads run: read piece by piece, a thread would wait for
-    the interpreter after each piece.
-    """
+    """Return the sha256 of a file in hexadecimal."""
     with path.open("rb") as file:
-        if not path.stat().st_size:  # which can't be mapped
-            return hashlib.sha256().hexdigest()
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return hashlib.sha256(content).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mapped_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    if not path.stat().st_size:  # which can't be mapped
+        return digest.hexdigest()
+    mapped = partial(mmap.mmap, length=0, access=mmap.ACCESS_READ)
+    with path.open("rb") as file, mapped(file.fileno()) as content, memoryview(content) as view:
+        for start in range(0, len(view), _PIECE):
+            with view[start : start + _PIECE] as piece:
+                digest.update(piece)
+    return digest.hexdigest()
 
 
 def _entries(folder: Path) -> dict[str, Any]:

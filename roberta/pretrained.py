@@ -82,6 +82,7 @@ def load(name_or_path: str | Path, checkpoint_file: str = FAIRSEQ_FILE, *, verif
         folder = _released(release, cache_dir() / str(name_or_path))
         return _load_fairseq(folder / checkpoint_file, release.labels)
     if str(name_or_path).startswith(HF_PREFIX):
+        _check_unused(checkpoint_file, name_or_path, "Hugging Face")
         return _load_hf(_snapshot(str(name_or_path).removeprefix(HF_PREFIX)))
     path = Path(name_or_path)
     if path.is_file() and path.suffix == ".pt":
@@ -142,6 +143,10 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
         logger.warning("the head %r of %s has %s; it starts from random weights", head, name, unlike)
     else:
         model.heads[head].load_state_dict(source.model.heads[head].state_dict())
+        labels = getattr(model.head_configs[head], "labels", ())
+        if labels and not source.model.head_configs[head].labels:
+            found = ", ".join(labels)
+            logger.warning("the classes of head %r of %s have no names; they are taken for %s", head, name, found)
 
 
 def _unlike(theirs: Any, ours: Any) -> str:
@@ -158,13 +163,8 @@ def _unlike(theirs: Any, ours: Any) -> str:
 
 
 def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrained:
-    is_hf = hf_format.is_folder(folder)
-    is_ours = any((folder / name / native.MANIFEST).is_file() for name in ("", native.BEST)) or native.steps(folder)
-    if checkpoint_file != FAIRSEQ_FILE and (is_ours or is_hf):
-        raise CheckpointError(
-            f"{folder}: {checkpoint_file} would be a file of a fairseq folder, and this is one of "
-            f"{'this package' if is_ours else 'Hugging Face'}; leave out its name"
-        )
+    if any((folder / name / native.MANIFEST).is_file() for name in ("", native.BEST)) or native.steps(folder):
+        _check_unused(checkpoint_file, folder, "this package")
     if (folder / native.MANIFEST).is_file():
         checkpoint = native.load(folder, training=False, check_tensors=verify)
         return _checked(Pretrained(checkpoint.model, checkpoint.tokenizer), folder)
@@ -174,7 +174,8 @@ def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrai
         newest = native.newest(folder, check_content=verify)
         assert newest is not None
         return _load_folder(newest, checkpoint_file, verify=False)  # `newest` has just done so, if asked to
-    if is_hf:
+    if hf_format.is_folder(folder):
+        _check_unused(checkpoint_file, folder, "Hugging Face")
         return _load_hf(folder)
     if (folder / checkpoint_file).is_file():
         return _load_fairseq(folder / checkpoint_file, {})
@@ -184,6 +185,13 @@ def _load_folder(folder: Path, checkpoint_file: str, *, verify: bool) -> Pretrai
         f"(a run), no {hf_format.CONFIG} with a model_type (Hugging Face) and no {checkpoint_file} (fairseq)"
         + (f"; name one of its files as checkpoint_file: {', '.join(others)}" if others else "")
     )
+
+
+def _check_unused(checkpoint_file: str, source: object, whose: str) -> None:
+    if checkpoint_file != FAIRSEQ_FILE:
+        raise CheckpointError(
+            f"{source}: {checkpoint_file} would be a file of a fairseq folder, and this is one of {whose}; leave it out"
+        )
 
 
 def _load_fairseq(path: Path, labels: Mapping[str, tuple[str, ...]]) -> Pretrained:
@@ -212,8 +220,15 @@ def _load_hf(folder: Path) -> Pretrained:
 def _filled_up(tokenizer: Tokenizer, rows: int) -> Tokenizer:
     """Return a tokenizer with a symbol made up for each row that makes their number a multiple, as transformers can."""
     symbols = len(tokenizer.dictionary)
-    if not any(rows == -(-symbols // multiple) * multiple for multiple in _MULTIPLES):
+    if rows <= symbols or not any(rows == -(-symbols // multiple) * multiple for multiple in _MULTIPLES):
         return tokenizer
+    logger.warning(
+        "the token embedding has %d rows, and the tokenizer %d tokens: the last %d are taken for padding; where tokens "
+        "were added to the model, its folder lacks those of the tokenizer",
+        rows,
+        symbols,
+        rows - symbols,
+    )
     return tokenizer.with_symbols([f"madeupword{row}" for row in range(symbols, rows)])
 
 

@@ -1,4 +1,4 @@
-"""Progress for people: a tqdm bar on stderr, or a line now and then where stderr is no terminal."""
+"""Progress for people: a tqdm bar on stderr, or a line now and then where stderr is no terminal, and short numbers."""
 
 import logging
 import sys
@@ -65,3 +65,13 @@ class _Lines:
     def flush(self) -> None:
         """Flush the stream."""
         self._stream.flush()
+
+
+def in_millions(count: int) -> str:
+    """Return a number of parameters in millions, to a tenth of one or four digits.
+
+    >>> in_millions(124_696_665), in_millions(17_890)
+    ('124.7', '0.01789')
+    """
+    millions = count / 1e6
+    return f"{millions:,.1f}" if millions >= 1 else f"{millions:.4g}"

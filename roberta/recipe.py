@@ -41,7 +41,8 @@ FREE_ON_RESUME = frozenset(
     }
 )
 _FIELDS = {"lr_scheduler": "schedule"}  # of a recipe, where a checkpoint has another name for them
-FREE_OF_OTHERS = frozenset({("task", "data"), ("lr_scheduler", "decay_updates")})  # the timetable checks the latter
+# The data has a fingerprint, and the timetable checks the decay.
+FREE_OF_OTHERS = frozenset({("task", "data"), ("task", "valid_fraction"), ("lr_scheduler", "decay_updates")})
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from roberta.config import check_types
 from roberta.errors import ConfigError, choices
 
 Component = TypeVar("Component", bound=Callable[..., Any])
@@ -47,13 +46,8 @@ class Registry:
         return enter
 
     def build(self, config: Any, *args: Any) -> Any:
-        """Return the component that `config` identifies, called with `config` and `args`.
-
-        Raises:
-            ConfigError: the config is of no class in this table, or a value in it is not of the type of its field.
-        """
+        """Return the component that `config` identifies, called with `config` and `args`."""
         name = self.name_of(type(config))
-        check_types(config)
         return self._components[name](config, *args)
 
     def config_class(self, name: str) -> type:

@@ -145,19 +145,14 @@ class RunFolder:
         native.save(folder, model, tokenizer, weights=weights, num_updates=num_updates)
 
     def has_lost_best(self, num_updates: int) -> bool:
-        """Return whether the best model is to be kept, and is not that of an update; 0 if there was none.
+        """Return whether the best model that is there is damaged or not that of an update; 0 if there was none.
 
         A later one may have taken its place before the run was killed, whose update is then made anew.
-
-        Raises:
-            CheckpointError: the config of the best model can't be read.
         """
-        config = self._config
-        if not config.keep_best or not num_updates or native.holds_best(config.save_dir, num_updates):
+        save_dir = self._config.save_dir
+        if not num_updates or not (save_dir / native.BEST).exists() or native.is_best_of(save_dir, num_updates):
             return False
-        logger.info(
-            "the best model, of update %d, is not there any more; that of the next one comes there", num_updates
-        )
+        logger.info("the best model is not that of update %d any more; the next one takes its place", num_updates)
         return True
 
     def forget_best(self) -> None:

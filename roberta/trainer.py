@@ -36,7 +36,7 @@ from roberta.optim.averaging import WeightAverage
 from roberta.optim.groups import freeze
 from roberta.optim.state import gather, group_options, restore
 from roberta.planning import epochs_of, usage_of
-from roberta.progress import progress_bar
+from roberta.progress import in_millions, progress_bar
 from roberta.randomness import seed_torch, stream_key
 from roberta.recipe import Recipe
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
@@ -313,13 +313,13 @@ class Trainer:
         config = self.config
         trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         logger.info(
-            "%d samples, %d tokens, %d updates; %.4gM parameters, %.4gM of them trained; %s x %d, %s, attention by %s, "
+            "%d samples, %d tokens, %d updates; %sM parameters, %sM of them trained; %s x %d, %s, attention by %s, "
             "matrices by %s",
             len(self.train_samples),
             int(self.train_samples.sizes.sum()),
             self.last_update,
-            self.model.num_parameters / 1e6,
-            trained / 1e6,
+            in_millions(self.model.num_parameters),
+            in_millions(trained),
             self.world.device,
             self.world.size,
             config.precision,

@@ -347,6 +347,8 @@ def test_the_name_of_a_file_goes_with_fairseqs_folders_alone(tmp_path):
         assert load(tmp_path / name).model.config == model.config
         with pytest.raises(CheckpointError, match=f"best.pt would be a file of a fairseq .* is one of {whose}"):
             load(tmp_path / name, "best.pt")
+    with pytest.raises(CheckpointError, match="hf:owner/name: best.pt would be a file of a fairseq folder"):
+        load("hf:owner/name", "best.pt")
 
 
 @pytest.mark.parametrize("name", [None, 3])

@@ -51,3 +51,11 @@ def test_an_option_that_is_newer_than_a_checkpoint_and_not_at_its_default_is_a_d
     assert "optimizer --adam-betas was [0.9, 0.98], is [0.9, 0.999]; trainer --nonfinite was stop, is skip" in str(
         refused.value
     )
+
+
+def test_the_share_held_out_may_differ_where_the_data_does_not():
+    """As where the data was binarised since, or had been before, when the share said nothing."""
+    ours = make_recipe()
+    saved = ours.to_json()
+    saved["task"]["valid_fraction"] = 0.2
+    ours.check_resumes(saved, "run")

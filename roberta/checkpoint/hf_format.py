@@ -137,7 +137,7 @@ def read(folder: Path) -> ForeignCheckpoint:
     expected = {*names.values(), _TOKEN_TYPES}
     left = {name for name in tensors if _POOLER.match(name)} - expected
     if left:
-        is_encoder = _ENCODER_CLASS in (options.get("architectures") or ())
+        is_encoder = options.get("architectures") == [_ENCODER_CLASS]
         _LOGGER.log(
             logging.WARNING if is_encoder else logging.INFO,
             "%s: its pooler is left aside: pretraining never trains it, and there is no pooler_output here",

@@ -30,7 +30,9 @@ _SPLITTING = {"add_prefix_space": False, "use_regex": True}
 _MERGING = {"dropout": 0, "ignore_merges": False, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
 _FINDING = {"single_word": False, "lstrip": False, "rstrip": False}
 
-_CLASSES = (None, "RobertaTokenizer", "RobertaTokenizerFast")  # which frame texts themselves, whatever the file says
+_NAMES = ("Roberta", "Bart", "Longformer")
+# Which frame texts themselves, whatever the file says; None is what RoBERTa models have.
+_CLASSES = {None, *(name + kind for name in _NAMES for kind in ("Tokenizer", "TokenizerFast"))}
 _FRAMES = {"single": ["<s>", "A", "</s>"], "pair": ["<s>", "A", "</s>", "</s>", "B", "</s>"]}
 
 _ROLES = {
@@ -139,14 +141,17 @@ def _parts(path: Path, name: Any) -> tuple[dict[str, Any], list[str], list[str]]
 
 
 def _check_frame(processor: Any, path: Path) -> None:
-    """Refuse a file that frames texts otherwise than `<s> text </s></s> text </s>`."""
+    """Refuse a file that frames texts otherwise than `<s> text </s></s> text </s>`, as far as that can be told."""
     values = processor if isinstance(processor, dict) else {}
+    if values.get("type") == "Sequence" and isinstance(values.get("processors"), list):
+        parts = [part for part in values["processors"] if isinstance(part, dict) and part.get("type") != "ByteLevel"]
+        values = parts[0] if len(parts) == 1 else {}
     kind = values.get("type")
     is_template = kind == "TemplateProcessing"
     if kind != "RobertaProcessing" and not (is_template and {k: _pieces(values.get(k)) for k in _FRAMES} == _FRAMES):
         raise VocabError(
-            f"{path}: post_processor is {spell(kind)}, which does not put texts between <s>, </s></s> and </s>; "
-            "allowed: RobertaProcessing, or a TemplateProcessing of that form, as no other is followed here"
+            f"{path}: post_processor is {spell(kind)}; allowed: RobertaProcessing, or a TemplateProcessing that puts "
+            "texts between <s>, </s></s> and </s>, as no other is followed here"
         )
 
 

@@ -120,7 +120,7 @@ def save(
     """Write a checkpoint folder, whole or not at all; an intact or empty folder of that name is replaced.
 
     `weights` stand in for the model's own, where those are sharded over processes. `num_updates` is written down for
-    `holds_best`.
+    `is_best_of`.
 
     Raises:
         StorageError: the folder can't be written, or holds anything else than a checkpoint.
@@ -141,14 +141,12 @@ def forget_after(run_dir: Path, num_updates: int) -> None:
             discard(folder)
 
 
-def holds_best(run_dir: Path, num_updates: int) -> bool:
-    """Return whether the best model of a run is there and is that of an update; earlier versions don't say of which.
-
-    Raises:
-        CheckpointError: its config can't be read.
-    """
-    config = run_dir / BEST / CONFIG
-    return config.is_file() and read_json(config).get("num_updates", num_updates) == num_updates
+def is_best_of(run_dir: Path, num_updates: int) -> bool:
+    """Return whether the best model of a run is that of an update; earlier versions don't say of which it is."""
+    try:
+        return bool(read_json(run_dir / BEST / CONFIG).get("num_updates", num_updates) == num_updates)
+    except CheckpointError:
+        return False
 
 
 def forget_best(run_dir: Path) -> None:
@@ -197,7 +195,7 @@ def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> 
         tensors.pop(folder / OPTIMIZER, None)
     with ThreadPoolExecutor() as pool:  # the tokenizer takes as long to read as half a GB to check
         checked = tensors.items() if check_tensors else ()
-        checks = [pool.submit(check_content, *item, CheckpointError) for item in checked]
+        checks = [pool.submit(check_content, *item, CheckpointError, mapped=True) for item in checked]
         try:
             return _read(folder, training=training)
         finally:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from numbers import Integral
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ class Engine:
     batch_tokens: int
 
     def __post_init__(self) -> None:
-        if type(self.batch_tokens) is not int or self.batch_tokens < 1:
+        count = self.batch_tokens
+        if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
             raise DataError(f"batches of {self.batch_tokens!r} tokens; expected a whole number of at least 1")
 
     def encode(self, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[list[int]]:
@@ -144,10 +146,11 @@ def as_ids(inputs: Iterable[Any], pad: int) -> list[list[int]]:
     sequences = []
     for number, item in enumerate(inputs):
         given = item.tolist() if hasattr(item, "tolist") else item
-        is_sequence = isinstance(given, Iterable) and not isinstance(given, str)
-        ids = list(given) if is_sequence else []
-        are_whole = all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, ids)))
-        if not is_sequence or not are_whole or pad in ids:
+        try:
+            ids = None if isinstance(given, str | bytes) else list(map(index, given))
+        except TypeError:
+            ids = None
+        if ids is None or pad in ids:
             raise DataError(
                 f"sequence {number} is {item!r:.60}; expected token ids without <pad>, as encode returns them; "
                 "predict takes texts, and padded tensors"

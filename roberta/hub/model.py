@@ -21,6 +21,7 @@ from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
 from roberta.models.linear import CpuEngineChoice
 from roberta.models.roberta import RobertaModel
+from roberta.progress import in_millions
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class HubModel(nn.Module):
         config = self.model.config
         return (
             f"{type(self).__name__}({config.encoder_layers} layers, embed_dim {config.embed_dim}, "
-            f"{self.model.num_parameters / 1e6:,.4g}M parameters{' in int8' * self.model.is_int8}, "
+            f"{in_millions(self.model.num_parameters)}M parameters{' in int8' * self.model.is_int8}, "
             f"{'' if self.model.cpu_engine == 'torch' else f'products by {self.model.cpu_engine}, '}"
             f"vocabulary {config.vocab_size}, max_tokens {self.max_tokens}, "
             f"heads: {', '.join(self.model.heads) or 'none'}, {self.device}, "
@@ -170,8 +171,10 @@ class HubModel(nn.Module):
             DataError: labels are no list of strings.
         """
         names = tuple(as_word_list(labels, "labels"))
-        num_classes = int(num_classes) if isinstance(num_classes, Integral) else num_classes  # numpy's numbers too
-        self.register_head(name, ClassificationHeadConfig(num_classes=num_classes, inner_dim=inner_dim, labels=names))
+        # Numbers of numpy's are numbers too.
+        sizes = {"num_classes": num_classes, "inner_dim": inner_dim}
+        whole: dict[str, Any] = {key: int(n) if isinstance(n, Integral) else n for key, n in sizes.items()}
+        self.register_head(name, ClassificationHeadConfig(**whole, labels=names))
 
     def register_head(self, name: str, config: Any) -> None:
         """Add a new head of any kind, or replace the one of that name; heads of all kinds go side by side.

@@ -85,7 +85,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         # In place: new blocks as large as the vocabulary's weight cost a CPU more than the product (4 % of a step at
         # 6x256 and 1,024 tokens, 2026-11-23). Torch refuses a second backward pass, as saved tensors have changed.
         part = scale / ctx.factor
-        return grad_rows.mul_(part.to(grad_rows.dtype)), grad_weight.mul_(part), grad_bias.mul_(scale), None, None
+        return grad_rows.mul_(part), grad_weight.mul_(part), grad_bias.mul_(scale), None, None
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, product: Tensor, out: Tensor) -> None:

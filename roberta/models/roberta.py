@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from roberta.config import option
+from roberta.config import check_types, option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import check_rates
@@ -95,9 +95,15 @@ class RobertaModel(nn.Module):
             look_nearby(self.encoder)
 
     def register_head(self, name: str, config: Any) -> None:
-        """Add a freshly initialised head under `name`, built from its config, or replace the one of that name."""
+        """Add a freshly initialised head under `name`, built from its config, or replace the one of that name.
+
+        Raises:
+            ConfigError: the name can't name a head, or the config is not that of a head or could not be saved.
+        """
         if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
             raise ConfigError(f"{name!r} can't name a head: not an identifier, or a name that torch uses; try 'topic'")
+        HEADS.name_of(type(config))
+        check_types(config)
         weight = self.encoder.embed_tokens.weight
         self.heads[name] = HEADS.build(config, self.encoder).to(device=weight.device, dtype=weight.dtype)
         self.head_configs[name] = config

@@ -3,6 +3,7 @@
 Shapes: T packed tokens, M masked positions.
 """
 
+import logging
 import math
 import os
 from bisect import bisect_right
@@ -31,6 +32,8 @@ from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import MaskedLMHeadConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Samples, Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,10 @@ class MaskedLMTask(Task):
             ConfigError: the masking needs counts that the dictionary has not.
             DataError: the split is missing, damaged or empty.
         """
-        folders = self.folders if split == "train" else [f for f in self.folders if idx_path(f / split).exists()]
+        folders = self.folders if split == "train" else [folder for folder in self.folders if _has(folder, split)]
+        for folder in self.folders:
+            if folders and folder not in folders:
+                logger.info("%s has no split %s, and is left out there", folder, split)
         if not folders:
             raise DataError(
                 f"{self.config.data}: no split {split} there; make one by roberta-preprocess, with --validpref or "
@@ -191,6 +197,10 @@ class MaskedLMTask(Task):
         if not len(samples):
             raise DataError(f"{self.config.data}: no samples in the split {split}")
         return samples
+
+
+def _has(folder: Path, split: str) -> bool:
+    return idx_path(folder / split).exists() or bin_path(folder / split).exists()
 
 
 def _folders(config: MaskedLMTaskConfig) -> list[Path]:

@@ -689,7 +689,14 @@ ROBERTA_TEMPLATE = {
     [
         (None, "RobertaTokenizer", True),
         (None, None, True),
+        (None, "BartTokenizerFast", True),
         ({"type": "RobertaProcessing"}, "PreTrainedTokenizerFast", True),
+        (
+            {"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "RobertaProcessing"}]},
+            "PreTrainedTokenizerFast",
+            True,
+        ),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}]}, "PreTrainedTokenizerFast", False),
         (ROBERTA_TEMPLATE, "PreTrainedTokenizerFast", True),
         (None, "PreTrainedTokenizerFast", False),
         ({"type": "BertProcessing"}, "PreTrainedTokenizerFast", False),
@@ -705,15 +712,18 @@ def test_texts_that_are_framed_otherwise_are_refused(processor, name, is_read, f
     if is_read:
         assert hf_tokenizer.read(folder).encode_sequence("a", "b")[2:4] == [2, 2]
     else:
-        with pytest.raises(VocabError, match="does not put texts between <s>, </s></s> and </s>"):
+        with pytest.raises(
+            VocabError, match="post_processor is .*; allowed: RobertaProcessing, or a TemplateProcessing"
+        ):
             hf_tokenizer.read(folder)
 
 
-def test_embeddings_that_were_padded_to_a_multiple_are_opened(transformers, tmp_path):
+def test_embeddings_that_were_padded_to_a_multiple_are_opened(transformers, tmp_path, caplog):
     theirs = random_model(transformers, "RobertaForMaskedLM")
     theirs.resize_token_embeddings(50265, pad_to_multiple_of=64)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = load(tmp_path / "theirs")
+    assert "has 50304 rows, and the tokenizer 50265 tokens: the last 39 are taken for padding" in caplog.text
     assert ours.model.config.vocab_size == 50304 == len(ours.tokenizer.dictionary)
     ids = ours.tokenizer.encode_sequence("Hello madeupword50270!")
     assert ids == Tokenizer.load().encode_sequence("Hello madeupword50270!")

@@ -1,11 +1,13 @@
 """Our checkpoint folders: whole or not at all, and never silently wrong."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import torch
 
+from roberta import manifest
 from roberta.checkpoint import native
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.indexed import IndexedDataset
@@ -250,3 +252,13 @@ def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
     native._write_manifest(folder)
     with pytest.raises(CheckpointError, match=message):
         native.load(folder)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 20])
+def test_a_mapped_file_has_the_sum_of_its_contents(size, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "_PIECE", 10)
+    content = bytes(range(size))
+    (tmp_path / "file").write_bytes(content)
+    manifest.check_content(tmp_path / "file", hashlib.sha256(content).hexdigest(), CheckpointError, mapped=True)
+    with pytest.raises(CheckpointError, match="sha256 differs"):
+        manifest.check_content(tmp_path / "file", hashlib.sha256(b"other").hexdigest(), CheckpointError, mapped=True)

@@ -390,7 +390,9 @@ def test_a_trained_head_is_kept_unless_its_weights_would_mean_something_else(the
     else:
         kept = ours.heads["x"].state_dict()
         assert all(torch.equal(tensor, kept[name]) for name, tensor in source.model.heads["x"].state_dict().items())
-        assert not caplog.text
+        told = "the classes of head 'x' of SOURCE have no names; they are taken for a, b"
+        assert (told in caplog.text) == (not theirs.labels)
+        assert len(caplog.records) == (not theirs.labels)
 
 
 def test_the_help_names_every_data_set_and_shows_the_recipe(capsys):

@@ -258,14 +258,15 @@ def test_sequences_of_a_generator_of_arrays_and_of_tensors_are_taken(headed):
     sequences = [headed.encode(text) for text in ("a", "b c d", "e f")]
     expected = torch.cat([headed.predict("mnli", tokens, return_logits=True) for tokens in sequences]).detach()
     arrays = [tokens.numpy() for tokens in sequences]
-    for given in ((ids.tolist() for ids in arrays), sequences, arrays, [list(ids) for ids in arrays]):
+    rows = [list(tokens) for tokens in sequences]
+    for given in ((ids.tolist() for ids in arrays), sequences, arrays, [list(ids) for ids in arrays], rows):
         found = torch.empty_like(expected)
         for indices, logits in headed.predict_batches("mnli", given):
             found[indices] = logits
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sequences", [[0, 5, 2], [[0.0, 5.5, 2.0]], [["a", "b"]], [[True, False]], [None]])
+@pytest.mark.parametrize("sequences", [[0, 5, 2], [[0.0, 5.5, 2.0]], [["a", "b"]], [b"ab"], [None]])
 def test_what_holds_no_token_ids_is_refused(headed, sequences):
     with pytest.raises(DataError, match="sequence 0 is .*expected token ids"):
         list(headed.predict_batches("mnli", sequences))
@@ -303,7 +304,9 @@ def test_heads_that_could_not_be_saved_are_refused_before_they_are_trained(heade
 
 def test_numpys_numbers_of_classes_are_numbers(headed, tmp_path):
     other = RobertaHubInterface(copy.deepcopy(headed.model), headed.tokenizer)
-    other.register_classification_head("x", np.int64(3))
+    other.register_classification_head("x", np.int64(3), inner_dim=np.int64(8))
+    other.batch_tokens = np.int64(40)
+    assert len(other.predict("x", ["a", "b"])) == 2
     other.save_pretrained(tmp_path / "model")
     assert from_pretrained(tmp_path / "model").model.head_config("x").num_classes == 3
 

@@ -108,7 +108,8 @@ def test_options_of_raw_text_are_refused_for_binarised_folders(data_bin, option)
         task(data_bin, **{option: 0.5 if option == "valid_fraction" else data_bin})
 
 
-def test_a_split_is_that_of_the_folders_that_have_it(data_bin, tmp_path):
+def test_a_split_is_that_of_the_folders_that_have_it(data_bin, tmp_path, caplog):
+    caplog.set_level("INFO")
     other = tmp_path / "other"
     other.mkdir()
     for path in data_bin.iterdir():
@@ -116,11 +117,13 @@ def test_a_split_is_that_of_the_folders_that_have_it(data_bin, tmp_path):
             shutil.copy(path, other)
     both, alone = task(Path(f"{other}{os.pathsep}{data_bin}")), task(data_bin)
     assert originals(both, "valid") == originals(alone, "valid")
+    assert f"{other} has no split valid, and is left out there" in caplog.text
     assert len(both.samples("train")) == 2 * len(alone.samples("train"))
-    with pytest.raises(
-        DataError, match="other: no split valid there; make one by roberta-preprocess, with --validpref"
-    ):
+    with pytest.raises(DataError, match="other: no split valid there; make one by roberta-preprocess"):
         task(other).samples("valid")
+    shutil.copy(data_bin / "valid.bin", other)  # whose index was lost
+    with pytest.raises(DataError, match=r"valid\.idx: can't be read"):
+        both.samples("valid")
 
 
 def test_words_are_chosen_whole_if_asked_for(data_bin):

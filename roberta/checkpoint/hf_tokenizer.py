@@ -32,7 +32,7 @@ _FINDING = {"single_word": False, "lstrip": False, "rstrip": False}
 
 _NAMES = ("Roberta", "Bart", "Longformer")
 # Which frame texts themselves, whatever the file says; None is what RoBERTa models have.
-_CLASSES = {None, *(name + kind for name in _NAMES for kind in ("Tokenizer", "TokenizerFast"))}
+_CLASSES = (None, *(name + kind for name in _NAMES for kind in ("Tokenizer", "TokenizerFast")))
 _FRAMES = {"single": ["<s>", "A", "</s>"], "pair": ["<s>", "A", "</s>", "</s>", "B", "</s>"]}
 
 _ROLES = {

@@ -7,6 +7,7 @@ number of processes.
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -113,7 +114,7 @@ def _warn_of_shared_text(config: PreprocessConfig) -> None:
 def _warn_of_ids(config: PreprocessConfig) -> None:
     """Warn of texts that begin with a line of numbers, as fairseq's encoder writes them, and are encoded already."""
     for path in (*(config.trainpref or ()), *(config.validpref or ()), *(config.testpref or ())):
-        if path.is_file():
+        if path.is_file() and os.access(path, os.R_OK):
             with path.open("rb") as file:
                 words = file.readline(_LOOKED_AT).split()
             if len(words) > _FEW and all(map(bytes.isdigit, words)):

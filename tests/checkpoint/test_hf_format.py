@@ -699,6 +699,7 @@ ROBERTA_TEMPLATE = {
         ({"type": "Sequence", "processors": [{"type": "ByteLevel"}]}, "PreTrainedTokenizerFast", False),
         (ROBERTA_TEMPLATE, "PreTrainedTokenizerFast", True),
         (None, "PreTrainedTokenizerFast", False),
+        (None, ["RobertaTokenizer"], False),
         ({"type": "BertProcessing"}, "PreTrainedTokenizerFast", False),
         (ROBERTA_TEMPLATE | {"pair": template("<s>", "A", "</s>", "B", "</s>")}, "PreTrainedTokenizerFast", False),
         (ROBERTA_TEMPLATE | {"single": "<s> A </s>"}, "PreTrainedTokenizerFast", False),

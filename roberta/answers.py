@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from roberta.errors import StorageError
-from roberta.files import write_text
+from roberta.files import make_folder, write_text
 
 PREDICTIONS, NBEST, NA_PROBS = "predictions.json", "nbest.json", "na_prob.json"
 
@@ -124,10 +123,7 @@ def write_answers(folder: Path, answers: Mapping[str, Answers], *, may_have_none
         NBEST: nbest,
         NA_PROBS: {name: found.no_answer_probability for name, found in answers.items()},
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: can't be made: {error}; choose another folder") from error
+    make_folder(folder)
     for file_name, values in files.items():
         write_text(folder / file_name, json.dumps(values, indent=1) + "\n")
 

@@ -87,12 +87,7 @@ def largest_difference(one: RobertaModel, other: RobertaModel, heads: dict[str |
 
 
 def _checked(loaded: Pretrained, again: Pretrained, head: str | None, *, source: str) -> Conversion:
-    names: dict[str | None, str | None] = {None: None}
-    if len(again.model.heads) == 1:  # a Hugging Face folder gives its head another name
-        only = head or next(iter(loaded.model.heads))
-        names[only] = next(iter(again.model.heads))
-    else:
-        names |= {name: name for name in again.model.heads}
+    names = {None: None, **_counterparts(loaded.model, again.model, head)}
     difference = largest_difference(loaded.model.float(), again.model.float(), names)  # fairseq is read as fp32
     if not difference <= TOLERANCE:  # nor if it is NaN
         raise CheckpointError(f"{source}: outputs differ by {difference:.2g}, more than {TOLERANCE:g}; nothing is kept")
@@ -100,6 +95,18 @@ def _checked(loaded: Pretrained, again: Pretrained, head: str | None, *, source:
         raise CheckpointError(f"{source}: the tokenizers give other tokens for the same text; nothing is kept")
     kept = tuple(name for name in loaded.model.heads if name in names)
     return Conversion(kept, tuple(name for name in loaded.model.heads if name not in names), difference)
+
+
+def _counterparts(written: RobertaModel, again: RobertaModel, head: str | None) -> dict[str | None, str | None]:
+    """Return what the heads that were written are called when they are read again.
+
+    A Hugging Face folder gives its one head a name of its own; a fairseq file may have a masked-LM head more.
+    """
+    ours, theirs = list(written.heads), list(again.heads)
+    same: dict[str | None, str | None] = {name: name for name in ours if name in theirs}
+    if head is not None or (ours and len(theirs) == 1 and not same):
+        return {head or ours[0]: theirs[0]}
+    return same
 
 
 def _agree(one: Tokenizer, other: Tokenizer) -> bool:

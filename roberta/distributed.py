@@ -181,6 +181,11 @@ def parallelise(
     )
 
 
+def drops_layers_together(model: nn.Module) -> bool:
+    """Return whether the ranks exchange gradients of a model that leaves layers out of its passes."""
+    return isinstance(model, DistributedDataParallel) and bool(model.find_unused_parameters)
+
+
 def synchronise_gradients(model: nn.Module, *, enabled: bool) -> None:
     """Say whether the next backward pass exchanges gradients; only the last one of an update needs to."""
     module: Any = model

@@ -21,11 +21,12 @@ from roberta.distributed import Parallelism
 from roberta.optim.groups import freeze
 from roberta.progress import in_millions
 from roberta.registry import MODELS
+from roberta.timetable import SECONDS_PER_HOUR
 from roberta.validation import Precision
 
 HEAD = "head"
 FP32, HALF, INT64, BOOL = 4, 2, 8, 1  # bytes
-SECONDS_PER_HOUR = 3600
+_MOMENTS = 2  # fp32 numbers that an optimizer keeps for each trained parameter outside of the layers' matrices
 
 # Dense half-precision FLOP/s with fp32 accumulation, from the makers' data sheets, by words of torch's device name.
 PEAK_FLOPS = {
@@ -69,7 +70,6 @@ class Workload:
     parallelism: Parallelism
     device_type: str  # cpu or cuda
     matrix_moments: int = 2  # fp32 numbers that the optimizer keeps for each trained parameter in a layer's matrix
-    moments: int = 2  # and for each other one
     has_average: bool = False  # of the weights
     freeze: tuple[str, ...] = ()  # parts that are not trained
     checkpoints_activations: bool = False
@@ -265,7 +265,7 @@ def memory(workload: Workload, parameters: Parameters) -> Memory:
         weights=FP32 * share + copies,
         gathered=gathered,
         gradients=FP32 * held,
-        optimizer=FP32 * (workload.moments * (trained - matrices_trained) + workload.matrix_moments * matrices_trained),
+        optimizer=FP32 * (_MOMENTS * (trained - matrices_trained) + workload.matrix_moments * matrices_trained),
         average=FP32 * share * workload.has_average,
         activations=activations(workload, parameters),
     )

@@ -56,11 +56,10 @@ def evaluate_masked_lm(
         raise VocabError(
             f"{task.config.data}: its dictionary is not the model's; run roberta-preprocess with the model's --vocab"
         )
-    roberta.model.head_config(task.head)
+    criterion = MaskedLMLoss(MaskedLMLossConfig(), task.head)
+    check_head(criterion.config, roberta.model.head_config(task.head))
     check_lengths(samples, roberta.max_tokens)
-    return evaluate(
-        roberta.model, MaskedLMLoss(MaskedLMLossConfig(), task.head), samples, batch_size=None, max_tokens=max_tokens
-    )
+    return evaluate(roberta.model, criterion, samples, batch_size=None, max_tokens=max_tokens)
 
 
 def evaluate_questions(
@@ -91,12 +90,14 @@ def evaluate_questions(
     }
 
 
-def only_head(roberta: RobertaHubInterface) -> str:
-    """Return the name of the model's head that judges texts, which is the one beside its masked-LM head.
+def only_head(roberta: RobertaHubInterface, usual: str | None = None) -> str:
+    """Return the name of the model's head that judges texts: the `usual` one, or else that beside its masked-LM head.
 
     Raises:
-        ConfigError: it has none or several.
+        ConfigError: it has no such head, or several of which none is the usual one.
     """
+    if usual is not None and usual in roberta.model.head_configs:
+        return usual
     heads = [name for name in roberta.model.heads if not _is_masked_lm(roberta, name)]
     if len(heads) != 1:
         found = f"{len(heads)} heads that judge texts: {', '.join(heads)}" if heads else "no head that judges texts"

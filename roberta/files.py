@@ -1,15 +1,48 @@
-"""Small files: text that is written whole or not at all, and JSON, of records, checkpoints and manifests."""
+"""Files that are written whole or not at all, and JSON, of records, checkpoints and manifests."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from roberta.errors import RobertaError, StorageError
 
 _MAX_JSON_BYTES = 2**26  # the state of a run takes some kB, a tokenizer of other libraries some MB
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; at the end of the block its file is synced, and takes the place of `path`.
+
+    Raises:
+        StorageError: the file can't be written, also within the block; what was there before stays.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
+    finally:
+        with suppress(OSError):  # it may be what could not be made
+            part.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where they are not there.
+
+    Raises:
+        StorageError: it can't be made, or there is a file of that name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: can't be made: {error}; choose another folder") from error
 
 
 def write_text(path: Path, text: str, *, escape: bool = False) -> None:
@@ -21,19 +54,8 @@ def write_text(path: Path, text: str, *, escape: bool = False) -> None:
         StorageError: the file can't be written; what was there before stays.
         UnicodeEncodeError: the text has half a surrogate pair, which is not to be escaped; likewise.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace" if escape else None, newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except UnicodeEncodeError:
-        part.unlink()
-        raise
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace" if escape else None, newline="\n")
 
 
 def as_json(value: Any, **options: Any) -> str:

@@ -141,7 +141,7 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     best_run = best_of(runs, maximise=trainer.valid_samples.maximise)
     assert tests is not None
     if len(runs) > 1:
-        _take_over(_model_of(best_run.save_dir), save_dir / native.BEST)
+        _take_over(native.model_folder(best_run.save_dir), save_dir / native.BEST)
     splits = _predict(save_dir, trainer, {"valid": trainer.valid_samples, **tests})
     report = Report(
         name=name,
@@ -205,12 +205,6 @@ def _take_over(source: Path, target: Path) -> None:
                 os.link(path, temporary / path.name)
             except OSError:
                 shutil.copy2(path, temporary / path.name)
-
-
-def _model_of(run_dir: Path) -> Path:
-    """Return the folder of the best model of a run, or of its newest where the best was not kept."""
-    best = run_dir / native.BEST
-    return best if best.is_dir() else native.steps(run_dir)[-1]
 
 
 def best_of(runs: Sequence[Run], *, maximise: bool) -> Run:

@@ -27,9 +27,9 @@ from roberta.errors import ConfigError, DataError
 from roberta.files import write_text
 from roberta.hub import RobertaHubInterface
 from roberta.hub.filling import MaskedText
-from roberta.hub.scoring import LM_HEAD
+from roberta.hub.scoring import check_lm_head
 from roberta.layout import SequenceLayout
-from roberta.models.heads import ClassificationHeadConfig
+from roberta.models.heads import LM_HEAD, ClassificationHeadConfig
 from roberta.models.mode import evaluation_mode
 from roberta.plotting import FORMATS, figure_class, literal, save, shortened
 
@@ -131,7 +131,7 @@ def _attentions(roberta: RobertaHubInterface, tokens: Tensor) -> list[Tensor]:
 
 
 def _at_mask(roberta: RobertaHubInterface, tokens: Tensor, position: int, number: int, topk: int) -> Answer:
-    roberta.model.head_config(LM_HEAD)
+    check_lm_head(roberta.model)
     log_probabilities, embeddings = _forward(roberta, tokens, LM_HEAD, position)
     values, ids = log_probabilities.topk(min(topk, len(log_probabilities)))
     names = [roberta.tokenizer.decode([token]) for token in ids.tolist()]

@@ -1,7 +1,8 @@
 """Where each sequence lies in a packed run of tokens.
 
 Inside the library no tensor is padded: the real tokens of all sequences stand one after another in one dimension, and
-a SequenceLayout travels beside them. Padding exists only at the hub's border and inside an attention branch.
+a SequenceLayout travels beside them. Padded are token ids at the hub's border, the inputs of an attention kernel that
+asks for it, and the outputs of a head where a softmax goes over those of one sequence or question.
 
 Shapes: B sequences, T packed tokens, S padded length.
 """

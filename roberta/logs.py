@@ -130,14 +130,21 @@ def forget_after(path: Path, num_updates: int) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _lies_before(line, num_updates + 1)]
+    records = ((line, parsed(line)) for line in lines if line.endswith(b"\n"))
+    kept = [line for line, found in records if found is not None and found[1]["num_updates"] <= num_updates]
     if kept != lines:
         write_text(path, b"".join(kept).decode())
 
 
-def _lies_before(line: bytes, update: int) -> bool:
+def parsed(line: str | bytes) -> tuple[str, dict[str, Any]] | None:
+    """Return the kind and the record of a line of a log, with a whole `num_updates`; None of one that is none.
+
+    >>> parsed('{"train": {"num_updates": 100, "loss": 7.1}}')
+    ('train', {'num_updates': 100, 'loss': 7.1})
+    >>> parsed('{"train": {"num_upd')
+    """
     try:
-        (record,) = json.loads(line).values()
-        return int(record["num_updates"]) < update
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
-        return False
+        ((kind, record),) = json.loads(line).items()
+        return (kind, record) if type(record["num_updates"]) is int else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None

@@ -22,8 +22,10 @@ from roberta.checkpoint import native
 from roberta.checkpoint.folders import CARD, read_json
 from roberta.errors import CheckpointError
 from roberta.files import write_text
-from roberta.logs import LOG
-from roberta.manifest import MANIFEST, listed
+from roberta.logs import LOG, parsed
+from roberta.manifest import listed
+from roberta.markdown import table
+from roberta.timetable import SECONDS_PER_HOUR
 
 logger = logging.getLogger(__name__)
 
@@ -121,26 +123,12 @@ def write_run_cards(run_dir: Path) -> list[Path]:
         CheckpointError: the run has no checkpoint, or a file of it is damaged.
         StorageError: a card can't be written.
     """
-    model = model_folder(run_dir)
+    model = native.model_folder(run_dir)
     text = card(model, read_facts(run_dir))
     paths = [folder / CARD for folder in dict.fromkeys((run_dir, model))]
     for path in paths:
         _write(path, text)
     return paths
-
-
-def model_folder(run_dir: Path) -> Path:
-    """Return the folder of the best model of a run, or of its newest one.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if (run_dir / native.BEST / MANIFEST).is_file():
-        return run_dir / native.BEST
-    steps = native.steps(run_dir)
-    if not steps:
-        raise CheckpointError(f"{run_dir}: holds no checkpoint of a run; name the folder that --save-dir gave")
-    return steps[-1]
 
 
 def read_facts(run_dir: Path) -> Facts:
@@ -349,7 +337,7 @@ def _training(config: Mapping[str, Any], facts: Facts) -> str:
     head += f"from the weights of `{start}`." if start else "from random weights."
     command = " ".join(facts.run.get("command", ()))
     shown = f"\n\n```sh\n{command}\n```" if command else ""
-    return f"## Training\n\n{head}\n\n{_table(('option', 'value'), rows)}{shown}"
+    return f"## Training\n\n{head}\n\n{table(('option', 'value'), rows)}{shown}"
 
 
 def _history(facts: Facts) -> list[tuple[str, str]]:
@@ -359,7 +347,7 @@ def _history(facts: Facts) -> list[tuple[str, str]]:
         ("training data", _shown(progress.get("data", ""))),
         ("updates", str(progress.get("num_updates", ""))),
         ("epochs begun", str(progress.get("epoch", ""))),
-        ("hours of training", "" if seconds is None else f"{seconds / 3600:.2f}"),
+        ("hours of training", "" if seconds is None else f"{seconds / SECONDS_PER_HOUR:.2f}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version)),
         ("times resumed", str(len(earlier)) if earlier else ""),
     ]
@@ -377,7 +365,7 @@ def _scores(facts: Facts) -> str:
         best = f" The best value of the figure that selects checkpoints was {_number(progress['best'])}, "
         best += f"after update {progress['best_update']}."
     head = f"On the validation data after update {validation['num_updates']}.{best}"
-    return f"## Scores\n\n{head}\n\n{_table(('figure', 'value'), rows)}"
+    return f"## Scores\n\n{head}\n\n{table(('figure', 'value'), rows)}"
 
 
 def _report_scores(report: Mapping[str, Any]) -> str:
@@ -390,7 +378,7 @@ def _report_scores(report: Mapping[str, Any]) -> str:
         f"validation data: lr {best['lr']:g}, seed {best['seed']}, after update {best['update']}. "
         f"{_spread(report)}A choice made on the validation data makes its figures look better than they are."
     )
-    return f"## Scores\n\n{head}\n\n{_table(('split', *names), rows)}"
+    return f"## Scores\n\n{head}\n\n{table(('split', *names), rows)}"
 
 
 def _spread(report: Mapping[str, Any]) -> str:
@@ -405,7 +393,7 @@ def _spread(report: Mapping[str, Any]) -> str:
 
 def _files(folder: Path) -> str:
     rows = [(path.name, f"{path.stat().st_size:,}", sha256) for path, sha256 in listed(folder, CheckpointError).items()]
-    return "## Files\n\n" + _table(("file", "bytes", "sha256"), rows)
+    return "## Files\n\n" + table(("file", "bytes", "sha256"), rows)
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -415,17 +403,8 @@ def _optional(path: Path) -> dict[str, Any]:
 def _validation_after(update: int | None, path: Path) -> dict[str, Any]:
     """Return the record of the validation after an update in a log, or else of the last one; nothing if it has none."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    records = [record for line in reversed(lines) if line.startswith(b'{"valid"') and (record := _validation(line))]
+    records = [found[1] for line in reversed(lines) if (found := parsed(line)) is not None and found[0] == "valid"]
     return next((record for record in records if record["num_updates"] == update), records[0] if records else {})
-
-
-def _validation(line: bytes) -> dict[str, Any]:
-    """Return the record of a validation in a line of a log; nothing if the line is damaged."""
-    try:
-        record = json.loads(line)["valid"]
-    except (ValueError, RecursionError):  # damaged, and no reason to go without a card
-        return {}
-    return record if isinstance(record, dict) and "num_updates" in record else {}
 
 
 def _shown(value: Any) -> str:
@@ -438,9 +417,3 @@ def _number(value: Any) -> str:
     if value is None:
         return "not finite"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -3,7 +3,6 @@
 The library draws into a file and needs no screen; matplotlib's global state stays as it was.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from roberta.errors import ConfigError, DataError, StorageError, choices
-from roberta.logs import LOG
+from roberta.errors import ConfigError, DataError, choices
+from roberta.files import whole_file
+from roberta.logs import LOG, parsed
 
 FORMATS = (".svg", ".png", ".pdf")
 UPDATE = "num_updates"
@@ -221,17 +221,9 @@ def save(figure: Any, output: Path) -> None:
     import matplotlib
 
     check_output(output)
-    part = output.with_name(output.name + ".part")
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(output.suffix, {})
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "roberta"}), part.open("wb") as file:
-            figure.savefig(file, format=output.suffix[1:], metadata=metadata)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(f"{output}: can't be written: {error}; choose another --output") from error
+    with matplotlib.rc_context({"svg.hashsalt": "roberta"}), whole_file(output) as part:
+        figure.savefig(part, format=output.suffix[1:], metadata=metadata)
 
 
 def check_output(output: Path) -> None:
@@ -259,14 +251,15 @@ def figure_class() -> Any:
 
 def _record(line: str, place: str) -> tuple[str, dict[str, float]]:
     """Return the kind of a log line and its numbers, of which `num_updates` is one."""
+    refusal = f"{place}: expected a train or valid record with {UPDATE}, found {line.strip()[:80]!r}; mend or remove it"
+    found = parsed(line)
+    if found is None or found[0] not in ("train", "valid"):
+        raise DataError(refusal)
+    kind, values = found
     try:
-        ((kind, values),) = json.loads(line).items()
-        record = {name: _number(value) for name, value in values.items() if isinstance(value, int | float | None)}
-    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
-        raise DataError(f"{place}: not a log record: {line.strip()[:80]!r}; mend or remove the line") from error
-    if kind not in ("train", "valid") or not math.isfinite(record.get(UPDATE, math.nan)):
-        raise DataError(f"{place}: expected a train or valid record with {UPDATE}, found {line.strip()[:80]!r}")
-    return kind, record
+        return kind, {name: _number(value) for name, value in values.items() if isinstance(value, int | float | None)}
+    except OverflowError as error:
+        raise DataError(refusal) from error
 
 
 def _number(value: float | None) -> float:

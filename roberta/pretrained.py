@@ -16,6 +16,7 @@ from typing import Any
 
 from roberta.checkpoint import fairseq_format, hf_format, hf_tokenizer, native
 from roberta.checkpoint.assembly import assemble
+from roberta.data.dictionary import made_up
 from roberta.data.readers.glue import MNLI_LABELS
 from roberta.data.tokenizer import Tokenizer
 from roberta.download import DamagedArchiveError, cache_dir, fetch, is_unpacked, unpack
@@ -229,7 +230,7 @@ def _filled_up(tokenizer: Tokenizer, rows: int) -> Tokenizer:
         symbols,
         rows - symbols,
     )
-    return tokenizer.with_symbols([f"madeupword{row}" for row in range(symbols, rows)])
+    return tokenizer.with_symbols([made_up(row) for row in range(symbols, rows)])
 
 
 def _snapshot(repository: str) -> Path:

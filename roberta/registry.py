@@ -57,7 +57,8 @@ class Registry:
             ConfigError: no such name; the message lists the names and the nearest one.
         """
         if name not in self:
-            raise ConfigError(f"unknown {self.kind} {name!r}; {choices(name, self._configs)}")
+            hint = "if it is one of yours, import its module first (--user-module)"
+            raise ConfigError(f"unknown {self.kind} {name!r}; {choices(name, self._configs)}; {hint}")
         return self._configs[name]
 
     def name_of(self, config: type) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roberta.files import as_json
+from roberta.markdown import table
 from roberta.metrics import wilson_interval
 from roberta.tasks.task import Prediction
 
@@ -137,7 +138,7 @@ def _figures(splits: Mapping[str, Split]) -> str:
     for name, split in splits.items():
         cells = [f"{split.figures[figure]:.4f}" if figure in split.figures else "" for figure in names]
         rows.append([name, str(len(split.predictions)), *cells, _interval(split)])
-    return "## Figures\n\n" + _table(["split", "examples", *names, "95 % of accuracy"], rows)
+    return "## Figures\n\n" + table(["split", "examples", *names, "95 % of accuracy"], rows)
 
 
 def _interval(split: Split) -> str:
@@ -153,9 +154,9 @@ def _runs(report: Report) -> str:
         [f"{run.lr:g}", str(run.seed), f"{run.best:.4f}", str(run.update), f"{run.seconds / _SECONDS_PER_MINUTE:.1f}"]
         for run in report.runs
     ]
-    table = _table(["lr", "seed", report.metric, "best update", "minutes"], rows)
+    runs = table(["lr", "seed", report.metric, "best update", "minutes"], rows)
     if len(report.runs) == 1:
-        return f"## Run\n\n{table}"
+        return f"## Run\n\n{runs}"
     spread = [
         [
             f"{row['lr']:g}",
@@ -165,7 +166,7 @@ def _runs(report: Report) -> str:
         ]
         for row in report.summary()["learning_rates"]
     ]
-    return f"## Runs\n\n{table}\n\n" + _table(["lr", "runs", "median", "min", "max", "stdev"], spread)
+    return f"## Runs\n\n{runs}\n\n" + table(["lr", "runs", "median", "min", "max", "stdev"], spread)
 
 
 def _confusion(found: Confusion | None, picture: str | None) -> str:
@@ -174,7 +175,7 @@ def _confusion(found: Confusion | None, picture: str | None) -> str:
     rows = [[f"**{name}**", *map(str, counts)] for name, counts in zip(found.names, found.counts, strict=True)]
     shown = "" if picture is None else f"![confusion matrix]({picture})\n\n"
     told = "Rows are the right answers, columns the predicted ones."
-    return f"## Confusion\n\n{told}\n\n{shown}{_table(['', *found.names], rows)}"
+    return f"## Confusion\n\n{told}\n\n{shown}{table(['', *found.names], rows)}"
 
 
 def _hardest(predictions: Sequence[Prediction]) -> str:
@@ -187,7 +188,7 @@ def _hardest(predictions: Sequence[Prediction]) -> str:
         [_cell(p.source), _cell(_number(p.answer)), _cell(_number(p.prediction)), f"{p.error:.2f}", _cell(p.text)]
         for p in worst
     ]
-    return "## Hardest examples\n\n" + _table(["where", "right", "predicted", "error", "text"], rows)
+    return "## Hardest examples\n\n" + table(["where", "right", "predicted", "error", "text"], rows)
 
 
 def _number(value: str | float | None) -> str:
@@ -197,9 +198,3 @@ def _number(value: str | float | None) -> str:
 def _cell(text: str) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= _TEXT else flat[: _TEXT - 1] + "…"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)

@@ -14,7 +14,7 @@ from roberta.checkpoint import native
 from roberta.checkpoint.background import BackgroundWriter
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, StorageError
-from roberta.files import read_json, write_text
+from roberta.files import make_folder, read_json, write_text
 from roberta.locking import locked
 from roberta.logs import LOG, Logs, forget_after
 from roberta.models.roberta import RobertaModel
@@ -58,10 +58,7 @@ class RunFolder:
             StorageError: another run writes there or has written there, or the folder can't be made or written.
         """
         save_dir = self._config.save_dir
-        try:
-            save_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"--save-dir {save_dir}: can't be made: {error}; choose another folder") from error
+        make_folder(save_dir)
         with locked(save_dir) if self._is_main else nullcontext():
             if self._is_main and self._config.resume and native.steps(save_dir) != self._found:
                 raise StorageError(f"--save-dir {save_dir}: another run wrote there in the meantime; start again")

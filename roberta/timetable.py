@@ -79,7 +79,7 @@ class Timetable:
         self.limits = (max_update, max_epoch)
         self.max_hours = max_hours
         self.max_update = epochs.total_updates(max_update=max_update, max_epoch=max_epoch)  # hours may end it before
-        self.lr = self._schedule(self.max_update, None)
+        self.lr = _schedule(self.config, self.max_update, None)
 
     def last_update(self, position: Position) -> int:
         """Return the number of the update that ends the run."""
@@ -103,7 +103,7 @@ class Timetable:
         ):
             if left <= self.config.decay_updates * position.seconds / position.num_updates:
                 position.end = position.num_updates + self.config.decay_updates
-                self.lr = self._schedule(self.max_update, position.end)
+                self.lr = _schedule(self.config, self.max_update, position.end)
         elif left <= 0.0:
             position.end = position.num_updates
 
@@ -125,14 +125,11 @@ class Timetable:
             epoch=position.epoch,
             start=position.next_batch,
         )
-        self.lr = self._schedule(self.max_update, position.end)
+        self.lr = _schedule(self.config, self.max_update, position.end)
         old = _schedule(old_schedule, old_max_update, old_end)
         if any(old(n) != self.lr(n) for n in range(position.num_updates)):
             old_last = old_max_update if old_end is None else min(old_end, old_max_update)
             raise ConfigError(_refusal(position, old_schedule, self.config, (old_last, self.last_update(position))))
-
-    def _schedule(self, max_update: int, end: int | None) -> Schedule:
-        return _schedule(self.config, max_update, end)
 
 
 def _refusal(position: Position, old: Any, new: Any, last_updates: tuple[int, int]) -> str:

@@ -204,6 +204,17 @@ def check_exists(data: Path) -> None:
         raise DataError(f"{data}: no such file or folder; give the path of the data")
 
 
+def opened(model: str) -> Any:
+    """Return the hub interface of a model, for answers alone: in fp32, and frozen.
+
+    Raises:
+        CheckpointError, DownloadError, VocabError: as `roberta.from_pretrained`.
+    """
+    from roberta.hub import from_pretrained
+
+    return from_pretrained(model).float().requires_grad_(False)
+
+
 def vocabulary_folder(vocab: Path | None) -> Path | None:
     """Return the folder of a vocabulary given as such, or as the name of a model that comes with the package.
 
@@ -237,6 +248,11 @@ def add_training_components(group: Any) -> None:
         metavar="NAME",
         help="the learning-rate schedule (default: %(default)s)",
     )
+    add_user_module(group)
+
+
+def add_user_module(group: Any) -> None:
+    """Add to a parser or a group of arguments the module that `load_user_module` takes."""
     group.add_argument(
         "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
     )

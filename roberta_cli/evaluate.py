@@ -15,10 +15,10 @@ from roberta.data.readers.table import TableFormat
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, VocabError
 from roberta.metrics import METRICS_OF_KIND
-from roberta_cli.entry import Parser, check_exists, run
+from roberta_cli.entry import Parser, add_user_module, check_exists, load_user_module, opened, run
 from roberta_cli.results import Result
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("roberta")  # whose level --quiet sets
 
 DESCRIPTION = f"""Measure a model on a data set.
 
@@ -179,7 +179,9 @@ def command(argv: Sequence[str]) -> Result:
     add_arguments(parser, EvalConfig, title="evaluation")
     for title, (options, _) in _OPTIONS.items():
         add_arguments(parser, options, title=title)
+    add_user_module(parser)
     given = parser.parse_args(argv)
+    load_user_module(given.user_module)
     _check_options(given)
     check_exists(given.data)
     request = Request(
@@ -295,10 +297,11 @@ def _answers(request: Request, questions: Sequence[Any]) -> dict[str, Any]:
     from roberta.evaluation import only_head
     from roberta.pretrained import training_options
     from roberta.question_answering import Reading, answer_questions, span_options
+    from roberta.tasks.span import SpanTask
 
     config, options = request.config, request.squad
     roberta = _model(config)
-    reading = Reading(roberta, config.head or only_head(roberta), max_tokens=config.max_tokens)
+    reading = Reading(roberta, config.head or only_head(roberta, SpanTask.head), max_tokens=config.max_tokens)
     lengths = {"tokens_per_sample": config.tokens_per_sample} | {
         name: getattr(options, name) for name in WINDOW_OPTIONS
     }
@@ -330,8 +333,7 @@ def _questions(request: Request) -> dict[str, Any]:
     if options.get("data_layout") == "race":
         place, split = _race_place(request)
     task_config = SentenceRankingTaskConfig(**options | place | reading)
-    usual = SentenceRankingTask.head
-    head = config.head or (usual if usual in roberta.model.head_configs else only_head(roberta))
+    head = config.head or only_head(roberta, SentenceRankingTask.head)
     criterion = SentenceRankingLoss(SentenceRankingLossConfig(), head)
     task = SentenceRankingTask(task_config, roberta.tokenizer)
     return evaluate_questions(roberta, task, criterion, split, max_tokens=config.max_tokens)
@@ -411,12 +413,11 @@ def _reading(request: Request, roberta: Any, task: str, *names: str) -> dict[str
 
 
 def _model(config: EvalConfig) -> Any:
-    from roberta.hub import from_pretrained
     from roberta.validation import choose_device
 
     if config.model is None:
         raise ConfigError("required: --model")
-    model = from_pretrained(config.model).float().requires_grad_(False)
+    model = opened(config.model)
     if config.precision == "int8":
         return model.int8()
     model.to(choose_device(config.device)).set_cpu_engine(config.cpu_engine)

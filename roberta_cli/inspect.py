@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roberta.config import add_arguments, from_namespace, option
-from roberta_cli.entry import Parser, run
+from roberta_cli.entry import Parser, add_user_module, load_user_module, opened, run
 from roberta_cli.results import Result
 
 DESCRIPTION = """Show a text as a model sees it: the attention of every head, and at each <mask>, or for a
@@ -31,13 +31,14 @@ def command(argv: Sequence[str]) -> Result:
     parser = Parser("roberta-inspect", "TEXT", description=DESCRIPTION, example=EXAMPLE)
     parser.add_argument("text", metavar="TEXT", help="the text, in quotes; @@ for an @ that it begins with")
     add_arguments(parser, InspectConfig, title="inspection")
+    add_user_module(parser)
     given = parser.parse_args(argv)
+    load_user_module(given.user_module)
     config = from_namespace(InspectConfig, given)
-    from roberta.hub import from_pretrained
     from roberta.inspection import check_output, inspect, write
 
     check_output(config.output)
-    inspection = inspect(from_pretrained(config.model), given.text, head=config.head, topk=config.topk)
+    inspection = inspect(opened(config.model), given.text, head=config.head, topk=config.topk)
     write(inspection, config.output)
     answers = [{"place": answer.place, "likeliest": answer.likeliest} for answer in inspection.answers]
     return {"output": str(config.output), "tokens": len(inspection.tokens), "answers": answers}

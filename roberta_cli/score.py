@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from roberta.config import add_arguments, flag, from_namespace, option
 from roberta.errors import ConfigError
-from roberta_cli.entry import Parser, run
+from roberta_cli.entry import Parser, add_user_module, load_user_module, opened, run
 from roberta_cli.results import Result
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ def command(argv: Sequence[str]) -> Result:
     add_arguments(parser, BertScoreConfig, title="bertscore")
     add_arguments(parser, SignificanceConfig, title="baseline")
     add_arguments(parser, InfillingConfig, title="infill")
+    add_user_module(parser)
     given = parser.parse_args(argv)
+    load_user_module(given.user_module)
     config = from_namespace(ScoreConfig, given)
     _check_options(given, config)
     from roberta.text_metrics.comparison import Scoring
@@ -212,13 +214,12 @@ def _write_lines(path: Path, texts: "Texts", scores: dict[str, Any]) -> None:
 
 
 def _model(config: ScoreConfig) -> Any:
-    from roberta.hub import from_pretrained
     from roberta.hub.border import Engine
     from roberta.text_metrics.comparison import Model
     from roberta.validation import choose_device
 
     assert config.model is not None
-    roberta = from_pretrained(config.model).to(choose_device(config.device))
+    roberta = opened(config.model).to(choose_device(config.device))
     return Model(Engine(roberta.model, roberta.tokenizer, config.max_tokens), config.model)
 
 

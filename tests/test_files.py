@@ -2,7 +2,8 @@
 
 import pytest
 
-from roberta.files import write_text
+from roberta.errors import StorageError
+from roberta.files import make_folder, whole_file, write_text
 
 
 def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path):
@@ -15,3 +16,21 @@ def test_elsewhere_it_is_an_error_that_leaves_nothing(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "vocab.json", "cut \ud83d")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["file/x.json", f"{250 * 'x'}.json"])
+def test_a_place_that_can_not_be_written_is_one_error(tmp_path, name):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(StorageError, match="can't be written"):
+        write_text(tmp_path / name, "new")
+    with pytest.raises(StorageError, match="can't be made"):
+        make_folder(tmp_path / "file" / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_was_there_stays_until_all_is_written(tmp_path):
+    path = tmp_path / "picture.svg"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), whole_file(path) as part:
+        part.write_text(2**16 * "half" + "\ud83d")
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("picture.svg", "old")]

@@ -10,7 +10,7 @@ I inner_dim and K num_classes of a classification head.
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,22 @@ from roberta.checkpoint.foreign import (
     join_qkv,
     listed,
     probability,
+    size,
     spell,
 )
-from roberta.data.dictionary import FILE_NAME, MASK, SPECIALS, Dictionary
+from roberta.data.readers.binarized import binarized_labels
 from roberta.errors import CheckpointError, ConfigError
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
-from roberta.models.roberta import RobertaConfig
+from roberta.models.heads import LM_HEAD, ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
+from roberta.models.roberta import LARGEST, RobertaConfig
 from roberta.models.transformer import Activation
 
-# Options: the largest size that is accepted, the value of a probability that is absent, our name of a function.
+# Options: our name of a size, the value of a probability that is absent, our name of a function.
 _SIZES = {
-    "encoder_layers": 1000,
-    "encoder_embed_dim": 2**16,
-    "encoder_ffn_embed_dim": 2**18,
-    "encoder_attention_heads": 2**12,
-    "max_positions": 2**20,
+    "encoder_layers": "encoder_layers",
+    "encoder_embed_dim": "embed_dim",
+    "encoder_ffn_embed_dim": "ffn_embed_dim",
+    "encoder_attention_heads": "attention_heads",
+    "max_positions": "max_positions",
 }
 _SWITCHES = ("untie_weights_roberta", "regression_target")
 _PROBABILITIES = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "pooler_dropout": 0.0}
@@ -56,7 +57,7 @@ _ACTIVATIONS: dict[str, Activation] = {
 _IGNORED = re.compile(r"(encoder|decoder)\.(sentence_encoder\.version$|_ema|regression_head)")
 _RENAMES = (
     (re.compile(r"^(encoder|decoder)\.sentence_encoder\."), "encoder."),
-    (re.compile(r"^(encoder|decoder)\.lm_head\."), "heads.lm."),
+    (re.compile(r"^(encoder|decoder)\.lm_head\."), f"heads.{LM_HEAD}."),
     (re.compile(r"^classification_heads\."), "heads."),
     (re.compile(r"^encoder\.emb_layer_norm\."), "encoder.layernorm_embedding."),
     (re.compile(r"\.self_attn\.in_proj_"), ".self_attn.qkv_proj."),
@@ -66,7 +67,6 @@ _RENAMES = (
 _LAYER_NAME = re.compile(r"encoder\.layers\.([^.]+)\.")
 _HEAD_NAME = re.compile(r"heads\.([^.]+)\.")
 _LAYER_NUMBERS = re.compile(r"\d{1,4}(,\d{1,4})*", re.ASCII)
-_PADDING_LABEL = re.compile(r"madeupword\d{4}")
 
 _ENCODER = {
     "embed_tokens.weight": "V C",
@@ -119,35 +119,20 @@ def read(path: Path) -> ForeignCheckpoint:
     tensors = _renamed(state.pop("model"), path)
     options = _options(state, path)
     tied = _drop_tied_projection(tensors, untied=options["untie_weights_roberta"])
-    tensors = _kept_layers(tensors, options, path)
-    names = [name for name in dict.fromkeys(_matches(_HEAD_NAME, tensors)) if name != "lm"]
+    tensors = _kept_layers(tensors, options["encoder_layers_to_keep"], path)
+    names = [name for name in dict.fromkeys(_matches(_HEAD_NAME, tensors)) if name != LM_HEAD]
     _check_layers(tensors, options, path)
     shapes = _expected(tensors, options["encoder_layers"], names, tied=tied)
     check_names(tensors, shapes, f"{path}: not the tensors of a post-norm RoBERTa (in our names)")
     _check_shapes(tensors, shapes, options, names, path)
     try:
         config = _config(options, tensors)
-        heads = _labelled(_heads(options, tensors, names, tied=tied), read_labels(path.parent))
+        heads = _labelled(_heads(options, tensors, names, tied=tied), binarized_labels(path.parent))
     except ConfigError as error:
         raise CheckpointError(f"{path}: its options contradict each other: {error}") from error
     joined = join_qkv(tensors, path)
     tensors.clear()
     return ForeignCheckpoint(config, heads, {name: joined.pop(name).float() for name in list(joined)})
-
-
-def read_labels(data: Path) -> tuple[str, ...]:
-    """Return the class names of a data folder of fairseq, in the order of the outputs; none if it has no label file.
-
-    They are the symbols of `label/dict.txt`, in its order, without the made-up words at its end.
-
-    Raises:
-        VocabError: the file is damaged.
-    """
-    path = data / "label" / FILE_NAME
-    if not path.is_file():
-        return ()
-    symbols = Dictionary.load(path).symbols[len(SPECIALS) :]
-    return tuple(symbol for symbol in symbols if symbol != MASK and not _PADDING_LABEL.fullmatch(symbol))
 
 
 def _renamed(model: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
@@ -178,13 +163,13 @@ def _options(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     given = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(given, dict):
         raise CheckpointError(f"{path}: it has no options, neither 'args' nor 'cfg.model'")
-    options: dict[str, Any] = {"max_positions": None, "encoder_layers_to_keep": _layer_numbers(given, path)}
-    for name, largest in _SIZES.items():
+    kept = _layer_numbers(given, path)
+    options: dict[str, Any] = {"max_positions": None, "encoder_layers_to_keep": kept}
+    for name, ours in _SIZES.items():
         if name == "max_positions" and given.get(name) is None:  # the table of positions then tells it
             continue
-        options[name] = value = given.get(name)
-        if type(value) is not int or not 1 <= value <= largest:
-            raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: 1 to {largest}")
+        options[name] = size(given, name, LARGEST[ours], path)
+    options["encoder_layers"] = len(kept) or options["encoder_layers"]
     for name in _SWITCHES:
         options[name] = value = given.get(name, False)
         if type(value) is not bool:
@@ -210,12 +195,12 @@ def _drop_tied_projection(tensors: dict[str, Tensor], *, untied: bool) -> bool:
     """Remove the copy of the token embedding that fairseq stores for a tied LM head; return whether it is tied."""
     if untied:
         return False
-    projection, embedding = tensors.get("heads.lm.weight"), tensors.get("encoder.embed_tokens.weight")
+    projection, embedding = tensors.get(f"heads.{LM_HEAD}.weight"), tensors.get("encoder.embed_tokens.weight")
     if projection is None or embedding is None:
         return projection is None
     tied = projection.dtype == embedding.dtype and torch.equal(projection, embedding)
     if tied:
-        del tensors["heads.lm.weight"]
+        del tensors[f"heads.{LM_HEAD}.weight"]
     return tied
 
 
@@ -223,17 +208,13 @@ def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[str]:
     return [match[1] for match in map(pattern.match, names) if match]
 
 
-def _kept_layers(tensors: dict[str, Tensor], options: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the layers that LayerDrop leaves, numbered from 0.
+def _kept_layers(tensors: dict[str, Tensor], keep: Sequence[int], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the layers that LayerDrop leaves, numbered from 0; all where none are named.
 
     fairseq prunes on opening: a file may hold all layers still, or has been trained on, and holds them numbered anew.
     """
-    keep = options["encoder_layers_to_keep"]
     found = set(_matches(_LAYER_NAME, tensors))
-    if not keep:
-        return tensors
-    options["encoder_layers"] = len(keep)
-    if found == {str(number) for number in range(len(keep))}:
+    if not keep or found == {str(number) for number in range(len(keep))}:
         return tensors
     numbers = {str(old): str(new) for new, old in enumerate(keep)}
     if absent := numbers.keys() - found:
@@ -263,9 +244,9 @@ def _expected(tensors: Mapping[str, Tensor], layers: int, heads: list[str], *, t
     shapes = {f"encoder.{name}": shape for name, shape in _ENCODER.items()}
     for number in range(layers):
         shapes |= {f"encoder.layers.{number}.{name}": shape for name, shape in layer.items()}
-    shapes |= {f"heads.lm.{name}": shape for name, shape in _LM_HEAD.items()}
+    shapes |= {f"heads.{LM_HEAD}.{name}": shape for name, shape in _LM_HEAD.items()}
     if not tied:
-        shapes["heads.lm.weight"] = "V C"
+        shapes[f"heads.{LM_HEAD}.weight"] = "V C"
     for head in heads:
         shapes |= {f"heads.{head}.{name}": shape for name, shape in _CLASSIFICATION_HEAD.items()}
     return shapes
@@ -316,7 +297,7 @@ def _config(options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Robert
 def _heads(
     options: Mapping[str, Any], tensors: Mapping[str, Tensor], names: list[str], *, tied: bool
 ) -> dict[str, Any]:
-    heads: dict[str, Any] = {"lm": MaskedLMHeadConfig(activation_fn=options["activation_fn"], tied=tied)}
+    heads: dict[str, Any] = {LM_HEAD: MaskedLMHeadConfig(activation_fn=options["activation_fn"], tied=tied)}
     activation_fn, dropout = options["pooler_activation_fn"], options["pooler_dropout"]
     for name in names:
         num_classes, width = tensors[f"heads.{name}.out_proj.weight"].shape

@@ -8,18 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from roberta.checkpoint.fairseq_format import read_labels
 from roberta.checkpoint.folders import replacing
 from roberta.checkpoint.foreign import split_qkv
 from roberta.data.dictionary import FILE_NAME, Dictionary
+from roberta.data.readers.binarized import binarized_labels
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, StorageError, VocabError
-from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
+from roberta.models.heads import LM_HEAD, ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.models.transformer import Activation
 
 MODEL = "model.pt"
-LM = "lm"
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ _ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_accura
 # What the names of parameters begin with, ours and fairseq's; the first that fits.
 _PREFIXES = {
     "encoder.": "encoder.sentence_encoder.",
-    f"heads.{LM}.": "encoder.lm_head.",
+    f"heads.{LM_HEAD}.": "encoder.lm_head.",
     "heads.": "classification_heads.",
 }
 
@@ -46,7 +45,7 @@ def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer) -> None:
             `label/dict.txt`.
         StorageError: the folder can't be written.
     """
-    model = model if LM in model.head_configs else _with_lm_head(model)
+    model = model if LM_HEAD in model.head_configs else _with_lm_head(model)
     state = {"args": _args(model), "model": _tensors(model), **_NO_TRAINING}
     labels = _labels(model)
     with replacing(folder, MODEL) as temporary:
@@ -76,17 +75,17 @@ def _with_lm_head(model: RobertaModel) -> RobertaModel:
     model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same file each time
-        model.register_head(LM, MaskedLMHeadConfig(activation_fn=model.config.activation_fn))
+        model.register_head(LM_HEAD, MaskedLMHeadConfig(activation_fn=model.config.activation_fn))
     return model
 
 
 def _args(model: RobertaModel) -> argparse.Namespace:
     """Return the options under fairseq's names, with all that its loader asks for."""
     config = model.config
-    lm = model.head_configs[LM]
+    lm = model.head_configs[LM_HEAD]
     if not isinstance(lm, MaskedLMHeadConfig) or lm.activation_fn != config.activation_fn:
         raise ConfigError(
-            f"a fairseq checkpoint has a masked-LM head with the activation of the encoder; here {LM!r} is {lm}: "
+            f"a fairseq checkpoint has a masked-LM head with the activation of the encoder; here {LM_HEAD!r} is {lm}: "
             f"register one with MaskedLMHeadConfig(activation_fn={config.activation_fn!r})"
         )
     if config.padding_idx != Dictionary.pad:
@@ -121,7 +120,7 @@ def _args(model: RobertaModel) -> argparse.Namespace:
 
 def _pooler(model: RobertaModel) -> tuple[Activation, float]:
     """Return the activation and the dropout that fairseq keeps once for all classification heads."""
-    heads = {name: head for name, head in model.head_configs.items() if name != LM}
+    heads = {name: head for name, head in model.head_configs.items() if name != LM_HEAD}
     others = sorted(name for name, head in heads.items() if not isinstance(head, ClassificationHeadConfig))
     if others:
         raise ConfigError(f"a fairseq checkpoint holds heads for masked LM and classification, not {', '.join(others)}")
@@ -136,7 +135,7 @@ def _pooler(model: RobertaModel) -> tuple[Activation, float]:
 
 def _labels(model: RobertaModel) -> tuple[str, ...]:
     """Return the names of the classes that a reader can tell to be those of their head; none if there are no such."""
-    heads = [head for name, head in model.head_configs.items() if name != LM]
+    heads = [head for name, head in model.head_configs.items() if name != LM_HEAD]
     labelled = [head.labels for head in heads if head.labels]
     if len(labelled) > 1:
         _LOGGER.warning("a fairseq checkpoint has the class names of one head; those of %d are left out", len(labelled))
@@ -156,7 +155,7 @@ def _write_labels(folder: Path, labels: tuple[str, ...]) -> None:
     (folder / "label").mkdir()
     Dictionary(labels, [0] * len(labels)).save(folder / "label" / FILE_NAME)
     try:
-        found = read_labels(folder)
+        found = binarized_labels(folder)
     except VocabError:
         found = ()
     if found != labels:

@@ -64,6 +64,18 @@ def spell(value: Any) -> str:
     return repr(value)[:50] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
+def size(options: Mapping[str, Any], name: str, largest: int, path: Path) -> int:
+    """Return a size among the options of a file at `path`.
+
+    Raises:
+        CheckpointError: it is no whole number from 1 to `largest`.
+    """
+    value = options.get(name)
+    if type(value) is not int or not 1 <= value <= largest:
+        raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: 1 to {largest}")
+    return value
+
+
 def check_names(found: Iterable[str], expected: Iterable[str], what: str) -> None:
     """Compare the names of tensors with those that must be there.
 

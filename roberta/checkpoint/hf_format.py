@@ -28,6 +28,7 @@ from roberta.checkpoint.foreign import (
     is_plain,
     join_qkv,
     probability,
+    size,
     spell,
     split_qkv,
 )
@@ -44,7 +45,7 @@ from roberta.checkpoint.hf_heads import (
 from roberta.data.dictionary import Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError
-from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.models.roberta import LARGEST, RobertaConfig, RobertaModel
 from roberta.models.transformer import Activation
 
 CONFIG = "config.json"
@@ -55,13 +56,13 @@ MODEL_TYPE = "roberta"
 
 _LOGGER = logging.getLogger(__name__)
 
-# Options of config.json: our name and the largest size that is accepted, a probability and its value if absent.
+# Options of config.json: our name of a size, a probability and its value if absent.
 _SIZES = {
-    "vocab_size": ("vocab_size", 2**24),
-    "num_hidden_layers": ("encoder_layers", 1000),
-    "hidden_size": ("embed_dim", 2**16),
-    "intermediate_size": ("ffn_embed_dim", 2**18),
-    "num_attention_heads": ("attention_heads", 2**12),
+    "vocab_size": "vocab_size",
+    "num_hidden_layers": "encoder_layers",
+    "hidden_size": "embed_dim",
+    "intermediate_size": "ffn_embed_dim",
+    "num_attention_heads": "attention_heads",
 }
 _PROBABILITIES = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 _ACTIVATIONS: dict[str, Activation] = {
@@ -187,10 +188,10 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
                 f"{path}: {name} is {spell(options.get(name, default))}; allowed: {value}, as {reason}"
             )
     sizes = {}
-    for name, (ours, largest) in _SIZES.items():
-        sizes[ours] = _size(options, name, largest, path)
+    for name, ours in _SIZES.items():
+        sizes[ours] = size(options, name, LARGEST[ours], path)
     padding_idx = Dictionary.pad
-    positions = _size(options, "max_position_embeddings", 2**20, path) - padding_idx - 1
+    positions = size(options, "max_position_embeddings", LARGEST["max_positions"], path) - padding_idx - 1
     dropout, attention_dropout = (probability(options, *item, path) for item in _PROBABILITIES.items())
     try:
         return RobertaConfig(
@@ -205,13 +206,6 @@ def _config(options: Mapping[str, Any], path: Path) -> RobertaConfig:
         )
     except ConfigError as error:
         raise CheckpointError(f"{path}: its options contradict each other: {error}") from error
-
-
-def _size(options: Mapping[str, Any], name: str, largest: int, path: Path) -> int:
-    value = options.get(name)
-    if type(value) is not int or not 1 <= value <= largest:
-        raise CheckpointError(f"{path}: {name} is {spell(value)}; allowed: 1 to {largest}")
-    return value
 
 
 def _head_dropout(options: Mapping[str, Any], config: RobertaConfig, path: Path) -> float:
@@ -307,7 +301,7 @@ def _config_json(model: RobertaModel, head: str | None) -> dict[str, Any]:
     return {
         "model_type": MODEL_TYPE,
         **head_options(None if head is None else model.head_configs[head]),
-        **{theirs: getattr(config, ours) for theirs, (ours, _) in _SIZES.items()},
+        **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
         "max_position_embeddings": config.padding_idx + 1 + config.max_positions,
         "hidden_act": next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == config.activation_fn),
         "layer_norm_eps": config.layer_norm_eps,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from roberta.errors import CheckpointError, ConfigError
 from roberta.models.heads import (
+    LM_HEAD,
     ChoiceHeadConfig,
     ClassificationHeadConfig,
     MaskedLMHeadConfig,
@@ -26,7 +27,6 @@ from roberta.models.heads import (
 from roberta.models.transformer import Activation
 from roberta.registry import HEADS
 
-LM = "lm"  # the name of the masked-LM head; the others are named as their kind
 WORDS = "roberta.embeddings.word_embeddings.weight"
 DECODER_WEIGHT, DECODER_BIAS, BIAS = "lm_head.decoder.weight", "lm_head.decoder.bias", "lm_head.bias"
 
@@ -67,7 +67,7 @@ def find_heads(options: Mapping[str, Any], tensors: dict[str, Tensor], *, dropou
     """
     heads: dict[str, Any] = {}
     if any(name.startswith("lm_head.") for name in tensors):
-        heads[LM] = _masked_lm(options, tensors)
+        heads[LM_HEAD] = _masked_lm(options, tensors)
     configs = []
     if "classifier.out_proj.weight" in tensors:
         configs.append(_sequence_head(options, _num_rows(tensors["classifier.out_proj.weight"]), dropout, path))

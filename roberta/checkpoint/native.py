@@ -1,6 +1,6 @@
 """Our own checkpoints: a self-contained folder of safetensors and JSON.
 
-    config.json             model, heads and tokenizer kind; with a training run, all its resolved options
+    config.json             model and heads; with a training run, all its resolved options
     model.safetensors       parameters
     dict.txt, ...           the tokenizer's files
     optimizer.safetensors   moments, by parameter name     (training runs only)
@@ -97,6 +97,20 @@ def newest(run_dir: Path, *, check_content: bool = True) -> Path | None:
             f"no intact checkpoint in {run_dir}: {'; '.join(damage)}; restore one from a copy or choose another folder"
         )
     return None
+
+
+def model_folder(run_dir: Path) -> Path:
+    """Return the folder of the best model of a run, or of its newest one.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (run_dir / BEST / MANIFEST).is_file():
+        return run_dir / BEST
+    found = steps(run_dir)
+    if not found:
+        raise CheckpointError(f"{run_dir}: holds no checkpoint of a run; name the folder that --save-dir gave")
+    return found[-1]
 
 
 def verify(folder: Path) -> None:

@@ -8,8 +8,6 @@ Shapes: B sequences, S padded length, C embed_dim, K outputs of a head.
 
 import importlib.util
 import logging
-import os
-import uuid
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from roberta.errors import ConfigError, StorageError
+from roberta.errors import ConfigError
+from roberta.files import whole_file
 from roberta.layout import SequenceLayout
 from roberta.models.mode import evaluation_mode
 from roberta.models.roberta import RobertaModel
@@ -116,8 +115,7 @@ def _write(padded: PaddedModel, path: Path) -> None:
     device = next(padded.parameters()).device
     example = torch.full((2, 3), padded.model.config.padding_idx + 1, device=device)
     shapes = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=padded.model.config.max_positions)},)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with whole_file(path) as part:
         part.touch()  # a folder that can't be written should show before the export, not after
         with warnings.catch_warnings():
             for category in (DeprecationWarning, FutureWarning):  # torch's exporter deprecates parts of itself
@@ -134,10 +132,3 @@ def _write(padded: PaddedModel, path: Path) -> None:
                 verbose=False,
             )
         program.save(part, external_data=False)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from roberta.config import option
+from roberta.distributed import drops_layers_together
 from roberta.errors import ConfigError
 from roberta.layout import Batch
 from roberta.models.heads import ClassificationHeadConfig, RegressionHeadConfig
@@ -52,6 +52,10 @@ class SentencePredictionLossConfig:
                 raise ConfigError("--class-weights are for classes, and the labels are numbers; leave them out")
             if self.r3f_lambda:
                 raise ConfigError("--r3f-lambda compares distributions over classes; leave it out for this data")
+        elif self.r3f_lambda and head.multi_label:
+            raise ConfigError(
+                "--r3f-lambda compares distributions, and several of these classes may hold; leave it out"
+            )
         elif self.class_weights is not None and len(self.class_weights) != head.num_classes:
             names = f": {', '.join(head.labels)}" if head.labels else ""
             raise ConfigError(
@@ -91,8 +95,6 @@ class SentencePredictionLoss:
         if targets.is_floating_point():
             if targets.ndim == 2:
                 loss = F.binary_cross_entropy_with_logits(outputs, targets, self._weights(outputs), reduction="sum")
-            elif self.config.class_weights is not None:
-                raise ConfigError("--class-weights are for classes, and the labels are numbers; leave them out")
             else:
                 loss = F.mse_loss(outputs.squeeze(1), targets, reduction="sum")
             return loss, {"loss": loss.detach()}
@@ -106,17 +108,11 @@ class SentencePredictionLoss:
 
     def _weights(self, outputs: Tensor) -> Tensor | None:
         weights = self.config.class_weights
-        if weights is None:
-            return None
-        if len(weights) != outputs.shape[1]:
-            raise ConfigError(f"--class-weights has {len(weights)} numbers for {outputs.shape[1]} classes")
-        return outputs.new_tensor(weights)
+        return None if weights is None else outputs.new_tensor(weights)
 
     def _divergence(self, model: nn.Module, batch: Batch, logits: Tensor) -> Tensor:
         """Return the symmetric KL divergence to the outputs of noised embeddings, summed (arXiv:2008.03156)."""
-        if batch.targets.is_floating_point():
-            raise ConfigError("--r3f-lambda compares distributions over classes; leave it out for this data")
-        if isinstance(model, DistributedDataParallel) and model.find_unused_parameters:
+        if drops_layers_together(model):
             raise ConfigError(
                 "--r3f-lambda computes each batch twice, and several processes can't drop other layers each time; "
                 "leave it out, or add --encoder-layerdrop 0"

@@ -26,7 +26,7 @@ class SentenceRankingLossConfig:
         Raises:
             ConfigError: the head has not one output for a sequence.
         """
-        if head.rows != "first" or head.num_outputs != 1:
+        if head.rows != "first" or getattr(head, "num_outputs", None) != 1:
             raise ConfigError(f"this loss is for heads with one output for a sequence, not {type(head).__name__}")
 
 
@@ -47,6 +47,10 @@ class SentenceRankingLoss:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the score of each option: (B, 1)."""
+        if batch.groups is None:
+            raise ConfigError(
+                "this criterion is for tasks that choose; leave out --criterion, or give that of the task"
+            )
         scores: Tensor = model(batch.tokens, batch.layout, self.head, batch.select)
         return scores
 

@@ -25,8 +25,8 @@ from roberta.data.stream import shard_name
 from roberta.data.text import PIECE_BYTES, STANDARD_INPUT, Piece, identity, read_pieces, text_size
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint, train_tokenizer
-from roberta.errors import ConfigError, DataError, StorageError
-from roberta.files import write_text
+from roberta.errors import ConfigError, DataError
+from roberta.files import make_folder, write_text
 from roberta.locking import locked
 from roberta.manifest import write as write_manifest
 from roberta.progress import progress_bar
@@ -157,10 +157,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: can't be made: {error.strerror}; choose another --destdir") from error
+    make_folder(folder)
     with locked(folder):
         yield
 

@@ -4,6 +4,7 @@ A file holds one `SYMBOL COUNT` a line. The special symbols are not stored: `<s>
 before the symbols of the file, `<mask>` after them. In RoBERTa's dictionary a symbol is a BPE id in decimal.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import repeat
 from pathlib import Path
@@ -16,8 +17,19 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 FILE_NAME = "dict.txt"
 
+_MADE_UP = re.compile(r"madeupword\d+")  # what fills a dictionary up to a multiple, as fairseq does
 _OVERWRITE = "#fairseq:overwrite"
 _MAX_DIGITS = 18  # a count fits 64 bits
+
+
+def made_up(number: int) -> str:
+    """Return a symbol that stands for nothing, and fills a dictionary up."""
+    return f"madeupword{number:04}"
+
+
+def is_made_up(symbol: str) -> bool:
+    """Return whether a symbol stands for nothing."""
+    return _MADE_UP.fullmatch(symbol) is not None
 
 
 class Dictionary:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from roberta.data.examples import TextExample
 from roberta.data.readers.glue import GlueSet, glue_set
-from roberta.errors import ConfigError, DataError, StorageError, choices
-from roberta.files import write_text
+from roberta.errors import ConfigError, DataError, choices
+from roberta.files import make_folder, write_text
 
 _DECIMALS = 3  # as many as STS-B's own scores have
 
@@ -44,10 +44,7 @@ def write_submission(
         lines = [json.dumps({"idx": int(index), "label": answer}) for index, answer in answers.items()]
     else:
         lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in answers.items())]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: can't be written: {error}; choose another folder") from error
+    make_folder(folder)
     write_text(path, "".join(f"{line}\n" for line in lines), escape=True)
     return path
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roberta.bpe import BPE, GPT2BPE
-from roberta.data.dictionary import FILE_NAME, SPECIALS, Dictionary
+from roberta.bpe import BPE, GPT2BPE, GPT2BPEConfig
+from roberta.data.dictionary import FILE_NAME, SPECIALS, Dictionary, is_made_up
 from roberta.errors import DataError, VocabError
+from roberta.registry import BPES
 
 logger = logging.getLogger(__name__)
 
 _MOST = 0.5  # of a BPE's tokens: a dictionary that has fewer is probably of another one
 _HIGH, _LOW = 0xD800, 0xDC00  # where the two halves of a surrogate pair begin; each half has 1024 values
-_MADE_UP = "madeupword"
 
 Span = tuple[int, int]  # start and end, the end excluded
 
@@ -68,7 +68,7 @@ class Tokenizer:
         """
         if folder is None:
             return cls(GPT2BPE.load(), Dictionary.load_packaged())
-        bpe, path = GPT2BPE.load(folder), folder / FILE_NAME
+        bpe, path = BPES.build(GPT2BPEConfig(bpe_folder=folder)), folder / FILE_NAME
         if path.exists():
             dictionary = _matching(bpe, Dictionary.load(path), path)
             _warn_of_unknown(bpe, dictionary, path)
@@ -254,7 +254,7 @@ def character_spans(text: str, byte_spans: Sequence[Span]) -> list[Span]:
 def _added_symbols(dictionary: Dictionary, tokens_of_bpe: Sequence[int]) -> tuple[str, ...]:
     """Return the symbols after `<mask>` that are neither BPE ids nor made-up words, by their ids."""
     tokens = sorted(set(range(dictionary.mask + 1, len(dictionary))).difference(tokens_of_bpe))
-    return tuple(symbol for symbol in map(dictionary.symbols.__getitem__, tokens) if not symbol.startswith(_MADE_UP))
+    return tuple(symbol for symbol in map(dictionary.symbols.__getitem__, tokens) if not is_made_up(symbol))
 
 
 def _pattern_of_added(symbols: Sequence[str]) -> re.Pattern[str] | None:

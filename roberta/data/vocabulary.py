@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roberta.bpe import GPT2BPE
 from roberta.bpe.train import train_bpe
-from roberta.data.dictionary import SPECIALS, Dictionary
+from roberta.data.dictionary import SPECIALS, Dictionary, made_up
 from roberta.data.encoding import Workers
 from roberta.data.text import read_lines, read_pieces
 from roberta.data.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ def train_tokenizer(paths: Sequence[Path], num_symbols: int, workers: int | None
     counts = _count(bpe, paths, workers)
     by_count = sorted(zip(bpe.symbols, counts.tolist(), strict=True), key=lambda item: (-item[1], item[0]))
     padding = -(len(SPECIALS) + len(by_count)) % _PADDING_FACTOR
-    rows = [*by_count, *((f"madeupword{i:04}", 0) for i in range(padding))]
+    rows = [*by_count, *((made_up(i), 0) for i in range(padding))]
     return Tokenizer(bpe, Dictionary([symbol for symbol, _ in rows], [count for _, count in rows]))
 
 

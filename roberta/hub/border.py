@@ -60,7 +60,7 @@ class Engine:
         lengths = np.array(list(map(len, sequences)), dtype=np.int64)
         check_lengths(lengths.tolist(), config)
         by_length = np.argsort(-lengths, kind="stable")
-        offsets = batches(lengths[by_length], max_tokens=max(self.batch_tokens, config.max_positions))
+        offsets = batches(lengths[by_length], max_tokens=max(self.batch_tokens, int(lengths.max(initial=1))))
         device = device_of(self.model)
         for start, end in pairwise(offsets.tolist()):
             indices = by_length[start:end].tolist()

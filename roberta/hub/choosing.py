@@ -19,7 +19,7 @@ from roberta.data.questions import NUM_SPECIALS, encode_questions
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, as_texts, as_word_list
 from roberta.hub.predicting import batched_logits
-from roberta.hub.scoring import LM_HEAD
+from roberta.models.heads import LM_HEAD
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def choose(engine: Engine, head: str, examples: Sequence[ChoiceExample], *, trun
         DataError: a sequence is too long.
     """
     config = engine.model.head_config(head)
-    if config.rows != "first" or config.num_outputs != 1:
+    if config.rows != "first" or getattr(config, "num_outputs", None) != 1:
         raise ConfigError(f"head {head!r} ({type(config).__name__}) gives no score to a sequence; choose needs one")
     limit = engine.model.config.max_positions if truncate else None
     option_limit = None if limit is None else limit - NUM_SPECIALS  # the option comes last, and must not be cut first

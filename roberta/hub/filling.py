@@ -20,7 +20,8 @@ from roberta.data.dictionary import MASK
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, choices
 from roberta.hub.border import Engine, as_word_list
-from roberta.hub.scoring import LM_HEAD, Query, log_probabilities, log_softmax
+from roberta.hub.scoring import Query, log_probabilities, log_softmax
+from roberta.models.heads import LM_HEAD
 
 Joint = Literal["independent", "left_to_right", "beam"]
 

@@ -180,8 +180,9 @@ class RobertaHubInterface(HubModel):
             DataError: a sequence is empty, too long, or holds `<pad>` or an id outside the vocabulary; or `max_tokens`
                 is no whole number of at least 1.
         """
+        self.model.head_config(head)  # before the first batch is asked for
         engine = Engine(self.model, self.tokenizer, self.batch_tokens if max_tokens is None else max_tokens)
-        yield from predicting.batched_logits(engine, head, sequences)
+        return predicting.batched_logits(engine, head, sequences)
 
     def zero_shot(
         self,

@@ -186,7 +186,6 @@ class HubModel(nn.Module):
         """
         replaced = self.model.head_configs.get(name)
         self.model.register_head(name, config)
-        self.model.heads[name].train(self.training)
         if replaced is not None:
             logger.warning("the head %r that was there, %s, is replaced by one of random weights", name, replaced)
 

@@ -132,10 +132,10 @@ def zero_shot(
     """
     head = _nli_head(engine) if head is None else head
     config = engine.model.head_config(head)
-    entailment, names = _entailment(config), getattr(config, "labels", ())
+    entailment = _entailment(config)
     if entailment is None:
         raise ConfigError(f"head {head!r} has no class {ENTAILMENT!r}; zero-shot needs an NLI head with label names")
-    labels = as_word_list(labels, "labels")
+    names, labels = config.labels, as_word_list(labels, "labels")
     if not labels or len(set(labels)) < len(labels):
         raise DataError(f"labels are {labels!r:.60}; expected a list of at least one name, none of them twice")
     if not isinstance(template, str) or "{}" not in template:
@@ -170,8 +170,9 @@ def _nli_head(engine: Engine) -> str:
 
 
 def _entailment(config: Any) -> str | None:
-    """Return how a head's config spells that class; None if it has none."""
-    return next((name for name in getattr(config, "labels", ()) if name.lower() == ENTAILMENT), None)
+    """Return how the config of a head spells that class; None if it has none, or doesn't tell classes of texts."""
+    labels = config.labels if isinstance(config, ClassificationHeadConfig) else ()
+    return next((name for name in labels if name.lower() == ENTAILMENT), None)
 
 
 def _gives_a_number(config: Any) -> bool:
@@ -183,14 +184,13 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
     """Return what logits (M, K) say in the terms of their head: (M, K)."""
     if isinstance(config, RegressionHeadConfig):
         return config.minimum + (config.maximum - config.minimum) * logits
-    if isinstance(config, ChoiceHeadConfig) or _gives_a_number(config):
-        return logits
     if isinstance(config, ClassificationHeadConfig) and config.multi_label:
         return F.logsigmoid(logits)
     if isinstance(config, SpanHeadConfig):
         spans = logits[:, :2]  # without the answerability; `answer` makes use of it
         return layout.pack(layout.pad(spans, -torch.inf).log_softmax(dim=1))  # over the tokens of a sequence
-    return logits.log_softmax(dim=-1)
+    is_class = isinstance(config, ClassificationHeadConfig | TaggingHeadConfig) and not _gives_a_number(config)
+    return logits.log_softmax(dim=-1) if is_class else logits
 
 
 def _classification(config: Any, log_probabilities: list[float]) -> Classification:

@@ -15,10 +15,8 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError
 from roberta.hub.alignment import split_words, word_ids
 from roberta.hub.border import Engine
-from roberta.models.heads import MaskedLMHeadConfig
+from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaModel
-
-LM_HEAD = "lm"
 
 
 def check_lm_head(model: RobertaModel) -> None:

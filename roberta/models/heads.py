@@ -6,6 +6,7 @@ Which rows it sees is the caller's `select`: the masked positions for masked LM,
 Shapes: M selected rows, C embed_dim, K outputs, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ from roberta.registry import HEADS
 
 Rows = Literal["first", "all"]  # the <s> of each sequence, or every token
 
+LM_HEAD = "lm"  # the name of a model's masked-LM head
 _ROWS_PER_MASK = 7  # of 15 % masked
 
 _INNER_DIM = "width of the dense layer; embed_dim where not given"
@@ -120,8 +122,11 @@ class RegressionHeadConfig:
     dropout: float = option(0.0, help=_POOLER_DROPOUT)
 
     def __post_init__(self) -> None:
-        if not self.minimum < self.maximum:
-            raise ConfigError(f"minimum is {self.minimum}, maximum {self.maximum}; the minimum must be the smaller one")
+        if not -math.inf < self.minimum < self.maximum < math.inf:
+            raise ConfigError(
+                f"minimum is {self.minimum}, maximum {self.maximum}; the minimum must be the smaller one, and both "
+                "must be finite"
+            )
         _check_width(self.inner_dim)
         check_rates(self, "dropout")
 
@@ -137,6 +142,7 @@ class ChoiceHeadConfig:
     dropout: float = option(0.0, help=_POOLER_DROPOUT)
 
     def __post_init__(self) -> None:
+        _check_width(self.inner_dim)
         check_rates(self, "dropout")
 
 

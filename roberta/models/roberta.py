@@ -95,7 +95,7 @@ class RobertaModel(nn.Module):
             look_nearby(self.encoder)
 
     def register_head(self, name: str, config: Any) -> None:
-        """Add a freshly initialised head under `name`, built from its config, or replace the one of that name.
+        """Add a fresh head under `name`, built from its config, in the mode of the model, or replace the one there.
 
         Raises:
             ConfigError: the name can't name a head, or the config is not that of a head or could not be saved.
@@ -105,7 +105,8 @@ class RobertaModel(nn.Module):
         HEADS.name_of(type(config))
         check_types(config)
         weight = self.encoder.embed_tokens.weight
-        self.heads[name] = HEADS.build(config, self.encoder).to(device=weight.device, dtype=weight.dtype)
+        head = HEADS.build(config, self.encoder).to(device=weight.device, dtype=weight.dtype)
+        self.heads[name] = head.train(self.training)
         self.head_configs[name] = config
         self._tell_engine(self.heads[name])
 
@@ -234,9 +235,15 @@ PRESETS: dict[str, Preset] = {}
 
 
 def preset(name: str) -> Callable[[Preset], Preset]:
-    """Return a decorator that enters a function of literals as the model shape `name`."""
+    """Return a decorator that enters a function of literals as the model shape `name`.
+
+    Raises:
+        ConfigError: the name is already taken.
+    """
 
     def enter(function: Preset) -> Preset:
+        if name in PRESETS:
+            raise ConfigError(f"preset {name!r} is registered twice; choose another name")
         PRESETS[name] = function
         return function
 

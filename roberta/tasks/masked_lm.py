@@ -29,7 +29,7 @@ from roberta.data.stream import ConcatStream, open_split
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, VocabError
 from roberta.layout import Batch, SequenceLayout
-from roberta.models.heads import MaskedLMHeadConfig
+from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Samples, Task
 
@@ -146,7 +146,7 @@ class MaskedBlocks(Samples):
 class MaskedLMTask(Task):
     """Recover the masked tokens of blocks of text."""
 
-    head = "lm"
+    head = LM_HEAD
 
     def __init__(self, config: MaskedLMTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config

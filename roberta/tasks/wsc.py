@@ -30,7 +30,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.files import write_text
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
-from roberta.models.heads import MaskedLMHeadConfig
+from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Prediction, Samples, Task
 
@@ -177,7 +177,7 @@ class PronounQuestions(Samples):
 class WSCTask(Task):
     """Find what a pronoun stands for."""
 
-    head = "lm"
+    head = LM_HEAD
 
     def __init__(self, config: WSCTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config

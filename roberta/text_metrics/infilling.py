@@ -14,7 +14,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.errors import DataError
 from roberta.hub.border import Engine, inference
 from roberta.hub.filling import fill
-from roberta.hub.scoring import LM_HEAD
+from roberta.hub.scoring import check_lm_head
 from roberta.randomness import generator
 from roberta.text_metrics.options import InfillingConfig
 from roberta.text_metrics.surface import SurfaceConfig, metric
@@ -48,7 +48,7 @@ def infill(engine: Engine, lines: Sequence[str], config: InfillingConfig) -> Inf
         ConfigError: the model has no masked-LM head.
         DataError: a line holds `<mask>`, or no line has two words and fits into the model.
     """
-    engine.model.head_config(LM_HEAD)
+    check_lm_head(engine.model)
     drawn = [_draw(engine, line, number, config) for number, line in enumerate(lines, start=1)]
     asked = [gap for gap in drawn if gap is not None]
     if not asked:

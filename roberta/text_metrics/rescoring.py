@@ -12,7 +12,7 @@ from pathlib import Path
 from roberta.data.text import read_lines
 from roberta.errors import DataError
 from roberta.hub.border import Engine, inference
-from roberta.hub.scoring import LM_HEAD, pseudo_likelihoods
+from roberta.hub.scoring import check_lm_head, pseudo_likelihoods
 
 _SEPARATOR = "|||"
 _LAYOUT = "number ||| text ||| score"
@@ -60,7 +60,7 @@ def rescore(
         ConfigError: the model has no masked-LM head.
         DataError: a text is longer than the model takes.
     """
-    engine.model.head_config(LM_HEAD)
+    check_lm_head(engine.model)
     distinct = list(dict.fromkeys(candidate.text for candidates in lists for candidate in candidates))
     with inference(engine.model):
         found = pseudo_likelihoods(engine, distinct, within_word=within_word)

@@ -23,7 +23,8 @@ from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_g
 
 from roberta.checkpoint import pickles
 from roberta.checkpoint.assembly import assemble
-from roberta.checkpoint.fairseq_format import read, read_labels
+from roberta.checkpoint.fairseq_format import read
+from roberta.data.readers.binarized import binarized_labels
 from roberta.errors import CheckpointError, VocabError
 from roberta.layout import SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
@@ -319,8 +320,8 @@ def write_labels(folder: Path, text: str = LABELS) -> Path:
 
 
 def test_labels_come_in_the_order_of_their_file_without_made_up_words(tmp_path: Path) -> None:
-    assert read_labels(write_labels(tmp_path)) == ("neutral", "contradiction", "entailment")
-    assert read_labels(tmp_path / "label") == ()
+    assert binarized_labels(write_labels(tmp_path)) == ("neutral", "contradiction", "entailment")
+    assert binarized_labels(tmp_path / "label") == ()
 
 
 def test_a_damaged_label_file_is_an_error(save: Save, tmp_path: Path) -> None:
@@ -743,4 +744,4 @@ def test_features_of_a_half_precision_file_are_near_those_of_the_whole(shared: P
 
 
 def test_the_labels_that_fairseq_counted_are_read(shared: Path) -> None:
-    assert read_labels(shared / "golden" / "glue" / "PAIR-bin") == ("neutral", "contradiction", "entailment")
+    assert binarized_labels(shared / "golden" / "glue" / "PAIR-bin") == ("neutral", "contradiction", "entailment")

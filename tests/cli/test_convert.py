@@ -1,5 +1,6 @@
 """roberta-convert: between all formats, and nothing left behind that computes something else."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.pretrained import load
+from roberta.registry import HEADS
+from roberta_cli import evaluate, inspect, score
 from roberta_cli.convert import main
 
 LABELS = ("no", "maybe", "yes")
@@ -169,3 +172,65 @@ def test_an_unknown_source_is_named(tmp_path, capsys):
 def test_a_format_is_required(source, tmp_path, capsys):
     assert convert(source, tmp_path / "new") == 2
     assert "required: --to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("heads", [("topic",), ()])
+def test_a_fine_tuned_model_goes_to_fairseq_with_a_masked_lm_head_that_was_not_trained(source, tmp_path, capsys, heads):
+    loaded = load(source)
+    for name in set(loaded.model.heads) - set(heads):
+        del loaded.model.heads[name], loaded.model.head_configs[name]
+    native.save(tmp_path / "tuned", loaded.model, loaded.tokenizer)
+    assert convert(tmp_path / "tuned", tmp_path / "new", "--to", "fairseq") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["heads"], printed["left_out"]) == (list(heads), [])
+    assert set(load(tmp_path / "new").model.heads) == {"lm", *heads}
+
+
+def test_the_head_that_is_named_is_compared_though_another_has_its_new_name(source, tmp_path):
+    loaded = load(source)
+    loaded.model.register_head("classification", ClassificationHeadConfig(num_classes=3))  # as it is called once read
+    native.save(tmp_path / "two", loaded.model, loaded.tokenizer)
+    assert convert(tmp_path / "two", tmp_path / "new", "--to", "hf", "--head", "topic") == 0
+    again = load(tmp_path / "new").model
+    assert largest_difference(loaded.model, again, {"topic": "classification"}) < 1e-6
+
+
+HEAD_MODULE = """
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from roberta.registry import HEADS
+@dataclass(frozen=True)
+class SpokenConfig:
+    rows: ClassVar[str] = "first"
+@HEADS.register("spoken", SpokenConfig)
+class Spoken(torch.nn.Module):
+    def __init__(self, config, encoder):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(encoder.embed_tokens.embedding_dim, 1))
+    def forward(self, rows):
+        return rows @ self.weight
+"""
+
+
+def test_heads_of_a_module_of_ones_own_are_converted(source, tmp_path, monkeypatch, capsys):
+    for table in ("_components", "_configs"):
+        monkeypatch.setattr(HEADS, table, dict(getattr(HEADS, table)))
+    (tmp_path / "spoken_head.py").write_text(HEAD_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = load(source)
+    loaded.model.register_head("spoken", importlib.import_module("spoken_head").SpokenConfig())
+    native.save(tmp_path / "model", loaded.model, loaded.tokenizer)
+    del HEADS._components["spoken"], HEADS._configs["spoken"], sys.modules["spoken_head"]
+    assert convert(tmp_path / "model", tmp_path / "new", "--to", "native") == 3
+    assert "unknown head 'spoken'" in (message := capsys.readouterr().err)
+    assert "if it is one of yours, import its module first (--user-module)" in message
+    assert convert(tmp_path / "model", tmp_path / "new", "--to", "native", "--user-module", "spoken_head") == 0
+    assert json.loads(capsys.readouterr().out)["heads"] == ["lm", "topic", "spoken"]
+
+
+@pytest.mark.parametrize("command", [evaluate, inspect, score])
+def test_a_module_that_is_not_there_is_an_error_wherever_models_are_opened(command, capsys):
+    places = ["sst2", "data"] if command is evaluate else ["text"]
+    assert command.main([*places, "--model", "roberta.mini", "--user-module", "nothing"]) == 2
+    assert "--user-module nothing: No module named 'nothing'" in capsys.readouterr().err

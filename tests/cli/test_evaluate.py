@@ -114,12 +114,11 @@ def test_cpu_engines_give_the_same_figures(measure, roberta, pairs, tmp_path, ca
     rows = [(*pair, roberta.predict("mnli", pair).label) for pair in pairs]
     path = table(tmp_path / "pairs.tsv", "one\ttwo\tlabel", rows)
     options = ("--text-columns", "one", "two", "--head", "mnli", "--device", "cpu")
-    caplog.set_level("INFO")
     for engine in ("torch", "numpy", "onednn", "auto"):
         assert measure("table", path, *options, "--cpu-engine", engine)["correct"] == len(pairs)
         hub = evaluate._model(evaluate.EvalConfig(model="roberta.mini", device="cpu", cpu_engine=engine))
         assert hub.model.cpu_engine in (("torch", "numpy", "onednn") if engine == "auto" else (engine,))
-    assert f"matrices by {hub.model.cpu_engine}" in caplog.text
+    assert caplog.text.count("matrices by") == 1
 
 
 def test_int8_has_an_engine_of_its_own():

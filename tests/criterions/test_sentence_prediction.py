@@ -160,26 +160,12 @@ def test_half_precision_outputs_are_compared_in_single():
 
 
 @pytest.mark.parametrize(
-    ("options", "targets", "message"),
-    [
-        ({"class_weights": (1.0, 2.0)}, [0, 1, 2], "--class-weights has 2 numbers for 3 classes"),
-        ({"class_weights": (1.0, 2.0, 3.0)}, [0.5, 1.0, 0.0], "--class-weights are for classes"),
-        ({"r3f_lambda": 1.0}, [0.5, 1.0, 0.0], "--r3f-lambda compares distributions over classes"),
-    ],
-)
-def test_options_that_do_not_fit_the_labels_are_refused(tiny_model, options, targets, message):
-    if isinstance(targets[0], float):
-        tiny_model.register_head("topic", RegressionHeadConfig())
-    with pytest.raises(ConfigError, match=message):
-        criterion(**options)(tiny_model.train(), batch_of(targets))
-
-
-@pytest.mark.parametrize(
     ("options", "head", "message"),
     [
         ({"class_weights": (1.0,)}, ClassificationHeadConfig(num_classes=2, labels=("no", "yes")), "labels: no, yes"),
         ({"class_weights": (1.0, 2.0)}, RegressionHeadConfig(), "--class-weights are for classes"),
         ({"r3f_lambda": 1.0}, RegressionHeadConfig(), "--r3f-lambda compares distributions over classes"),
+        ({"r3f_lambda": 1.0}, ClassificationHeadConfig(num_classes=2, multi_label=True), "several of these classes"),
     ],
 )
 def test_options_can_be_held_against_a_head_before_training(options, head, message):

@@ -1,13 +1,16 @@
 """Heads of all kinds side by side: what they say of tokens and of texts, and that checkpoints keep them."""
 
 import copy
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from roberta.checkpoint import native
+from roberta.criterions.sentence_ranking import SentenceRankingLossConfig
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
 from roberta.hub import RobertaHubInterface, from_pretrained
@@ -19,6 +22,7 @@ from roberta.models.heads import (
     TaggingHeadConfig,
 )
 from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.registry import HEADS
 
 TEXTS = ["a", "one two three", ("b c", "d e f g h"), ""]
 NLI = ("contradiction", "neutral", "entailment")
@@ -31,7 +35,7 @@ def headed(roberta) -> RobertaHubInterface:
     headed.register_head("stars", RegressionHeadConfig(minimum=1.0, maximum=5.0))
     headed.register_head("choice", ChoiceHeadConfig(inner_dim=8))
     headed.register_head("answer", SpanHeadConfig())
-    headed.register_head("names", TaggingHeadConfig(num_classes=2, labels=("O", "PER")))
+    headed.register_head("names", TaggingHeadConfig(num_classes=2, labels=("O", "entailment")))
     headed.register_classification_head("topic", num_classes=4)
     return headed
 
@@ -107,7 +111,7 @@ def test_tags_of_a_text_say_where_each_token_lies(headed):
     tags = headed.predict("names", text)
     assert [(tag.start, tag.end) for tag in tags] == headed.character_spans(text)[1:-1]
     rows = headed.predict("names", headed.encode(text))[0, 1:-1].exp()
-    assert [tag.label for tag in tags] == [("O", "PER")[best] for best in rows.argmax(dim=1).tolist()]
+    assert [tag.label for tag in tags] == [("O", "entailment")[best] for best in rows.argmax(dim=1).tolist()]
     assert [tag.probability for tag in tags] == pytest.approx(rows.amax(dim=1).tolist(), abs=1e-6)
     several = headed.predict("names", [text, "", "a b"])
     assert [tag.label for tag in several[0]] == [tag.label for tag in tags]
@@ -208,6 +212,7 @@ def test_zero_shot_of_a_list_is_that_of_each_text(headed):
         (["a"], {"head": "topic"}, ConfigError, "head 'topic' has no class 'entailment'"),
         (["a"], {"head": "lm"}, ConfigError, "head 'lm' has no class 'entailment'"),
         (["word " * 40], {}, DataError, "takes at most 32"),
+        (["a"], {"head": "names"}, ConfigError, "head 'names' has no class 'entailment'"),
     ],
 )
 def test_zero_shot_without_sense_is_refused(headed, labels, options, error, message):
@@ -219,6 +224,8 @@ def test_zero_shot_without_sense_is_refused(headed, labels, options, error, mess
     ("config", "options", "message"),
     [
         (RegressionHeadConfig, {"minimum": 1.0, "maximum": 1.0}, "the minimum must be the smaller one"),
+        (RegressionHeadConfig, {"maximum": float("inf")}, "must be finite"),
+        (ChoiceHeadConfig, {"inner_dim": 0}, "inner_dim is 0"),
         (TaggingHeadConfig, {"num_classes": 0}, "a tagging head needs at least 1"),
         (TaggingHeadConfig, {"num_classes": 2, "labels": ("a",)}, "1 labels for num_classes 2"),
         (ClassificationHeadConfig, {"num_classes": 2, "labels": ("a", "a")}, "a name stands there twice"),
@@ -270,6 +277,41 @@ def test_sequences_of_a_generator_of_arrays_and_of_tensors_are_taken(headed):
 def test_what_holds_no_token_ids_is_refused(headed, sequences):
     with pytest.raises(DataError, match="sequence 0 is .*expected token ids"):
         list(headed.predict_batches("mnli", sequences))
+
+
+def test_a_batch_has_no_more_tokens_than_are_asked_for_but_for_one_sequence(headed):
+    sequences = [[0, 5, 2]] * 40 + [[0, *range(4, 24), 2]]
+    counts = [len(indices) for indices, _ in headed.predict_batches("mnli", sequences, max_tokens=6)]
+    assert counts == [1, *[7] * 5, 5]  # the longest alone has 22
+    assert [len(indices) for indices, _ in headed.predict_batches("mnli", sequences[:4], max_tokens=6)] == [2, 2]
+
+
+def test_no_head_is_found_before_a_batch_is_asked_for(headed):
+    with pytest.raises(ConfigError, match="the model has no head 'nmli'"):
+        headed.predict_batches("nmli", [[0, 2]])
+
+
+@dataclass(frozen=True)
+class OddHeadConfig:
+    rows: ClassVar[str] = "first"
+
+
+class OddHead(torch.nn.Linear):
+    def __init__(self, config, encoder):
+        super().__init__(encoder.embed_tokens.embedding_dim, 2)
+
+
+def test_a_head_of_ones_own_gives_its_outputs_as_they_are(headed, monkeypatch):
+    for table, value in (("_components", OddHead), ("_configs", OddHeadConfig)):
+        monkeypatch.setattr(HEADS, table, getattr(HEADS, table) | {"odd": value})
+    other = RobertaHubInterface(copy.deepcopy(headed.model), headed.tokenizer)
+    other.register_head("odd", OddHeadConfig())
+    tokens = other.encode_batch(["a", "b c"])
+    assert torch.equal(other.predict("odd", tokens), other.predict("odd", tokens, return_logits=True))
+    with pytest.raises(ConfigError, match="gives no score to a sequence"):
+        other.choose("", "Who?", ["a", "b"], head="odd")
+    with pytest.raises(ConfigError, match="not OddHeadConfig"):
+        SentenceRankingLossConfig().check_fits(OddHeadConfig())
 
 
 @pytest.mark.parametrize("number", [0, -5, "10", None, 2.0])

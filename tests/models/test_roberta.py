@@ -10,7 +10,7 @@ from roberta.errors import CheckpointError, ConfigError
 from roberta.layout import SequenceLayout
 from roberta.models import heads
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
-from roberta.models.roberta import PRESETS, RobertaConfig, RobertaModel, preset_config
+from roberta.models.roberta import PRESETS, RobertaConfig, RobertaModel, preset, preset_config
 
 
 @pytest.mark.parametrize(("name", "millions"), [("roberta.base", 124.7), ("roberta.large", 355.4)])
@@ -25,6 +25,12 @@ def test_every_preset_builds():
     for name in PRESETS:
         with torch.device("meta"):
             assert RobertaModel(preset_config(name)).config == preset_config(name)
+
+
+def test_a_preset_is_not_replaced_in_silence():
+    with pytest.raises(ConfigError, match="preset 'roberta.base' is registered twice"):
+        preset("roberta.base")(RobertaConfig)
+    assert preset_config("roberta.base").encoder_layers == 12
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_name():
@@ -114,6 +120,12 @@ def test_a_head_replaces_the_one_of_its_name_and_takes_the_models_type(tiny_mode
     outputs = tiny_model(torch.tensor([0, 2]), layout, "topic", layout.first)
     assert outputs.shape == (1, 5)
     assert outputs.dtype == torch.float64
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_new_head_is_in_the_mode_of_the_model(tiny_model, training):
+    tiny_model.train(training).register_head("new", ClassificationHeadConfig(num_classes=2, dropout=0.5))
+    assert tiny_model.heads["new"].training == training
 
 
 def test_an_unknown_head_is_refused_with_the_known_ones(tiny_model):

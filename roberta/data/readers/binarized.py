@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from roberta.data.dictionary import FILE_NAME, SPECIALS, Dictionary
+from roberta.data.dictionary import FILE_NAME, MASK, SPECIALS, Dictionary, is_made_up
 from roberta.data.examples import EncodedExample, Label
 from roberta.data.indexed import IndexedDataset, idx_path
 from roberta.data.readers.table import Row, number_of
@@ -19,11 +19,12 @@ from roberta.data.text import read_lines
 from roberta.errors import DataError
 
 _INPUT, _LABEL = "input", "label"
-_MADE_UP = "madeupword"  # fills the dictionary up to a multiple of 8
 
 
 def binarized_labels(folder: Path) -> tuple[str, ...]:
     """Return the names of the classes in the order of a head that was trained on the folder; none for numbers.
+
+    They are the symbols of `label/dict.txt`, in its order, without the made-up words at its end.
 
     Raises:
         VocabError: the dictionary of the labels can't be read.
@@ -31,8 +32,8 @@ def binarized_labels(folder: Path) -> tuple[str, ...]:
     path = folder / _LABEL / FILE_NAME
     if not path.is_file():
         return ()
-    symbols = Dictionary.load(path).symbols[len(SPECIALS) : -1]
-    return tuple(symbol for symbol in symbols if not symbol.startswith(_MADE_UP))
+    symbols = Dictionary.load(path).symbols[len(SPECIALS) :]
+    return tuple(symbol for symbol in symbols if symbol != MASK and not is_made_up(symbol))
 
 
 def binarized_dictionary(folder: Path) -> Dictionary:

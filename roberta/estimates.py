@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from roberta.devices import Precision
 from roberta.distributed import Parallelism
 from roberta.optim.groups import freeze
 from roberta.progress import in_millions
 from roberta.registry import MODELS
 from roberta.timetable import SECONDS_PER_HOUR
-from roberta.validation import Precision
 
 HEAD = "head"
 FP32, HALF, INT64, BOOL = 4, 2, 8, 1  # bytes

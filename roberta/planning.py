@@ -11,6 +11,7 @@ import torch
 from roberta import pretrained
 from roberta.config import option
 from roberta.data.batching import Epochs
+from roberta.devices import choose_device
 from roberta.distributed import World
 from roberta.errors import ConfigError
 from roberta.estimates import Estimate, Workload, count_parameters, estimate, flops_per_token, mfu, peak_flops
@@ -20,7 +21,7 @@ from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Samples, Task
 from roberta.timetable import Timetable
-from roberta.validation import check_lengths, choose_device
+from roberta.validation import check_lengths
 
 logger = logging.getLogger(__name__)
 

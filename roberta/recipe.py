@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from roberta.checkpoint import native
 from roberta.config import flag, option, to_json
+from roberta.devices import Device, Precision
 from roberta.distributed import Parallelism
 from roberta.errors import ConfigError
 from roberta.models.linear import CpuEngineChoice
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
-from roberta.validation import Device, Precision
 
 FREE_ON_RESUME = frozenset(
     {

@@ -24,6 +24,7 @@ from roberta.checkpoint import native
 from roberta.checkpoint.background import snapshot
 from roberta.data.batching import batches
 from roberta.data.tokenizer import Tokenizer
+from roberta.devices import attention_backend, autocast, choose_device
 from roberta.distributed import forget_gathered, join_world, parallelise, synchronise_gradients, whole
 from roberta.errors import CheckpointError, DataError, PreemptionError
 from roberta.failures import explained
@@ -43,7 +44,7 @@ from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.run_folder import RunFolder
 from roberta.tasks.task import Task
 from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
-from roberta.validation import attention_backend, autocast, check_head, check_lengths, choose_device, evaluate
+from roberta.validation import check_head, check_lengths, evaluate
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,43 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from roberta.data.batching import batches
+from roberta.devices import Precision, autocast
 from roberta.distributed import SINGLE, World
 from roberta.errors import ConfigError, DataError
 from roberta.layout import Batch
-from roberta.models.attention import backend
 from roberta.models.mode import evaluation_mode
 from roberta.progress import progress_bar
 from roberta.tasks.task import Samples
 
 VALID_SEED = VALID_EPOCH = 0  # the same masks at every validation of every run; training epochs count from 1
-
-Precision = Literal["fp32", "bf16", "fp16"]
-Device = Literal["auto", "cpu", "cuda"]
-
-
-def choose_device(name: Device) -> torch.device:
-    """Return the device of that name; `auto` is CUDA if there is one.
-
-    Raises:
-        ConfigError: CUDA is asked for, and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which a forward pass computes in `precision`."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
-
-
-def attention_backend(model: Any, device: torch.device, precision: Precision) -> str:
-    """Return which of torch's kernels computes the attention of a model of this config in training."""
-    with autocast(device, precision):
-        dtype = torch.get_autocast_dtype(device.type) if precision != "fp32" else torch.float32
-    width = model.embed_dim // model.attention_heads
-    return backend(device, dtype, heads=model.attention_heads, width=width, dropout_p=model.attention_dropout)
 
 
 def check_lengths(samples: Samples, max_positions: int) -> None:

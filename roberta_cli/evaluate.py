@@ -413,7 +413,7 @@ def _reading(request: Request, roberta: Any, task: str, *names: str) -> dict[str
 
 
 def _model(config: EvalConfig) -> Any:
-    from roberta.validation import choose_device
+    from roberta.devices import choose_device
 
     if config.model is None:
         raise ConfigError("required: --model")

@@ -214,9 +214,9 @@ def _write_lines(path: Path, texts: "Texts", scores: dict[str, Any]) -> None:
 
 
 def _model(config: ScoreConfig) -> Any:
+    from roberta.devices import choose_device
     from roberta.hub.border import Engine
     from roberta.text_metrics.comparison import Model
-    from roberta.validation import choose_device
 
     assert config.model is not None
     roberta = opened(config.model).to(choose_device(config.device))

@@ -43,13 +43,13 @@ from roberta.checkpoint import hf_format
 from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
 from roberta.criterions.sentence_prediction import SentencePredictionLoss, SentencePredictionLossConfig
 from roberta.data.tokenizer import Tokenizer
+from roberta.devices import autocast
 from roberta.distributed import SINGLE, parallelise
 from roberta.estimates import peak_flops
 from roberta.layout import Batch, SequenceLayout
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
 from roberta.optim.adam import AdamConfig, adam
-from roberta.validation import autocast
 
 OURS, BASELINE, FLOOR = "roberta", "Hugging Face", "floor"
 MASK_PROB, PAD, IGNORED = 0.15, 1, -100

@@ -319,3 +319,6 @@ def test_models_that_do_not_fit_are_refused(tmp_path, roberta, model, capsys):
     assert "head 'topic' finds no spans; train one with roberta-finetune squad" in refusal(
         capsys, data, "--model", tmp_path / "other", *LENGTHS
     )
+    other.register_head("span", SpanHeadConfig())  # which is then the one that is meant
+    native.save(tmp_path / "both", other, roberta.tokenizer)
+    assert evaluate.main(["squad", str(data), "--model", str(tmp_path / "both"), "--device", "cpu", *LENGTHS]) == 0

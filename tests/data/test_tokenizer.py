@@ -235,11 +235,18 @@ def test_a_character_belongs_to_every_span_that_touches_it(text: str, byte_spans
 
 
 def test_symbols_behind_the_mask_are_found_in_texts_but_made_up_words_and_bpe_ids_are_not(tokenizer: Tokenizer) -> None:
-    symbols = [*tokenizer.bpe.symbols[:-1], "<mask>", tokenizer.bpe.symbols[-1], "madeupword0009", "<new>"]
+    symbols = [
+        *tokenizer.bpe.symbols[:-1],
+        "<mask>",
+        tokenizer.bpe.symbols[-1],
+        "madeupword0009",
+        "<new>",
+        "madeupwordx",
+    ]
     added = Tokenizer(tokenizer.bpe, Dictionary(symbols, [0] * len(symbols)))
-    text = f"a<new>{symbols[-3]}madeupword0009<mask>"
+    text = f"a<new>{symbols[-4]}madeupword0009<mask>madeupwordx"
     special = [token for token in added.encode(text) if token >= added.dictionary.mask]
-    assert special == [added.dictionary.index("<new>")]
+    assert special == [added.dictionary.index("<new>"), added.dictionary.index("madeupwordx")]
     assert added.decode(added.encode(text)) == text
 
 

@@ -6,7 +6,12 @@ import torch
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError
 from roberta.hub import RobertaHubInterface
+from roberta.hub.border import Engine
+from roberta.inspection import inspect
 from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.text_metrics.infilling import infill
+from roberta.text_metrics.options import InfillingConfig
+from roberta.text_metrics.rescoring import Candidate, rescore
 
 TEXTS = ["Hello world!", "", "She’d unsatisfactorily 😀", "a"]
 
@@ -81,6 +86,13 @@ def test_a_head_of_that_name_for_other_things_is_refused():
     model = RobertaModel(RobertaConfig(encoder_layers=1, embed_dim=16, ffn_embed_dim=16, attention_heads=2))
     roberta = RobertaHubInterface(model.eval(), Tokenizer.load())
     roberta.register_classification_head("lm", 2)
-    for call in (lambda: roberta.score("a"), lambda: roberta.fill_mask("a <mask>")):
+    engine = Engine(roberta.model, roberta.tokenizer, 64)
+    for call in (
+        lambda: roberta.score("a"),
+        lambda: roberta.fill_mask("a <mask>"),
+        lambda: rescore(engine, [[Candidate("a", 0.0)]], (1.0,)),
+        lambda: infill(engine, ["a b c"], InfillingConfig()),
+        lambda: inspect(roberta, "a <mask>"),
+    ):
         with pytest.raises(ConfigError, match="head 'lm' is no masked-LM head but one of ClassificationHeadConfig"):
             call()

@@ -1,0 +1,36 @@
+"""Where a model computes, and in which precision."""
+
+from typing import Any, Literal
+
+import torch
+
+from roberta.errors import ConfigError
+from roberta.models.attention import backend
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def choose_device(name: Device) -> torch.device:
+    """Return the device of that name; `auto` is CUDA if there is one.
+
+    Raises:
+        ConfigError: CUDA is asked for, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda, but torch finds no CUDA device; use --device cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a forward pass computes in `precision`."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+
+
+def attention_backend(model: Any, device: torch.device, precision: Precision) -> str:
+    """Return which of torch's kernels computes the attention of a model of this config in training."""
+    with autocast(device, precision):
+        dtype = torch.get_autocast_dtype(device.type) if precision != "fp32" else torch.float32
+    width = model.embed_dim // model.attention_heads
+    return backend(device, dtype, heads=model.attention_heads, width=width, dropout_p=model.attention_dropout)

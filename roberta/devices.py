@@ -28,9 +28,9 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def attention_backend(model: Any, device: torch.device, precision: Precision) -> str:
-    """Return which of torch's kernels computes the attention of a model of this config in training."""
+def attention_backend(model_config: Any, device: torch.device, precision: Precision) -> str:
+    """Return which of torch's kernels computes the attention of models of this config in training."""
     with autocast(device, precision):
         dtype = torch.get_autocast_dtype(device.type) if precision != "fp32" else torch.float32
-    width = model.embed_dim // model.attention_heads
-    return backend(device, dtype, heads=model.attention_heads, width=width, dropout_p=model.attention_dropout)
+    width, heads = model_config.embed_dim // model_config.attention_heads, model_config.attention_heads
+    return backend(device, dtype, heads=heads, width=width, dropout_p=model_config.attention_dropout)

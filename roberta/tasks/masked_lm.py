@@ -165,9 +165,9 @@ class MaskedLMTask(Task):
             if Tokenizer.load(folder).dictionary != self.tokenizer.dictionary:
                 raise DataError(f"{folder}: its dictionary is not that of {self.folders[0]}; binarise both with one")
 
-    def head_config(self, model: Any) -> MaskedLMHeadConfig:
+    def head_config(self, model_config: Any) -> MaskedLMHeadConfig:
         """Return the config of the masked-LM head, which has the activation of the model."""
-        return MaskedLMHeadConfig(activation_fn=model.activation_fn)
+        return MaskedLMHeadConfig(activation_fn=model_config.activation_fn)
 
     def samples(self, split: str) -> MaskedBlocks:
         """Return the blocks of a split of all folders that have it; of `train`, of each folder, those of all shards.

@@ -168,12 +168,12 @@ class SentencePredictionTask(Task):
         if config.data_layout == "binarized" and binarized_dictionary(config.data) != self.tokenizer.dictionary:
             raise VocabError(f"{config.data}: its dictionary is not the model's; binarise with the model's dict.txt")
         self._train = self._read_train()
-        self._head = _head_of(self._train, config)
-        self._metrics = _metrics_of(self._head, config)
+        self._head_config = _head_of(self._train, config)
+        self._metrics = _metrics_of(self._head_config, config)
 
-    def head_config(self, model: Any) -> ClassificationHeadConfig | RegressionHeadConfig:
+    def head_config(self, model_config: Any) -> ClassificationHeadConfig | RegressionHeadConfig:
         """Return the config of the head: the names of the classes, or the scale of the numbers."""
-        return self._head
+        return self._head_config
 
     def test_splits(self) -> tuple[str, ...]:
         """Return the splits to predict: of GLUE those whose files are there, with AX beside MNLI; else `test`."""
@@ -208,8 +208,8 @@ class SentencePredictionTask(Task):
     def _samples(self, split: str, examples: Sequence[Example], sequences: Sequence[Sequence[int]]) -> LabelledTexts:
         if self.config.data_layout in GLUE:
             name, split = (AX, "test") if split == AX else (self.config.data_layout, split)
-            return GlueTexts(name, split, examples, sequences, self._head, self._metrics, self.tokenizer)
-        return LabelledTexts(examples, sequences, self._head, self._metrics, self.tokenizer)
+            return GlueTexts(name, split, examples, sequences, self._head_config, self._metrics, self.tokenizer)
+        return LabelledTexts(examples, sequences, self._head_config, self._metrics, self.tokenizer)
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[Sequence[int]]]:
         """Return the tokens of each text of each example; texts are encoded all at once."""

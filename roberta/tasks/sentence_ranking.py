@@ -143,7 +143,7 @@ class SentenceRankingTask(Task):
         self.config = config
         self.tokenizer = tokenizer or Tokenizer.load()
 
-    def head_config(self, model: Any) -> ChoiceHeadConfig:
+    def head_config(self, model_config: Any) -> ChoiceHeadConfig:
         """Return the config of a choice head: one score for each option."""
         return ChoiceHeadConfig()
 

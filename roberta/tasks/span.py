@@ -154,7 +154,7 @@ class SpanTask(Task):
         self.config = config
         self.tokenizer = tokenizer or Tokenizer.load()
 
-    def head_config(self, model: Any) -> SpanHeadConfig:
+    def head_config(self, model_config: Any) -> SpanHeadConfig:
         """Return the config of a span head; for 2.0 it tells whether there is an answer, too."""
         return SpanHeadConfig(dropout=self.config.head_dropout, answerable=self.config.version == "2.0")
 

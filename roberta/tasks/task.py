@@ -83,7 +83,7 @@ class Task(ABC):
     head: str  # the name of the head that is trained
 
     @abstractmethod
-    def head_config(self, model: Any) -> Any:
+    def head_config(self, model_config: Any) -> Any:
         """Return the config of the head that is trained on a model of this config."""
 
     def test_splits(self) -> tuple[str, ...]:

@@ -183,9 +183,9 @@ class WSCTask(Task):
         self.config = config
         self.tokenizer = tokenizer or Tokenizer.load()
 
-    def head_config(self, model: Any) -> MaskedLMHeadConfig:
+    def head_config(self, model_config: Any) -> MaskedLMHeadConfig:
         """Return the config of the masked-LM head, which has the activation of the model."""
-        return MaskedLMHeadConfig(activation_fn=model.activation_fn)
+        return MaskedLMHeadConfig(activation_fn=model_config.activation_fn)
 
     def test_splits(self) -> tuple[str, ...]:
         """Return `test` where the data has such a split, and it is not the one for validation."""

@@ -153,7 +153,7 @@ def parallelise(
 
     With `ddp` every rank holds the model; with `fsdp` parameters, gradients and optimizer state are sharded, layer by
     layer. A world of one needs neither. `encoder` is the part of the model whose `layers` are checkpointed (computed
-    twice to save memory) and `compiled`.
+    twice to save memory) and `compiled`, as are losses that heads compute themselves.
 
     Raises:
         ConfigError: layers are to be sharded and dropped.
@@ -162,6 +162,10 @@ def parallelise(
     if compiled:
         for layer in encoder.layers:
             layer.combine = torch.compile(layer.combine, dynamic=True)  # attention stays outside: its shapes vary
+        for module in model.modules():
+            part: Any = module
+            if hasattr(module, "is_compiled"):
+                part.is_compiled = True
     if world.size == 1:
         return model
     if parallelism == "fsdp" and encoder.layerdrop:

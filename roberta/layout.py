@@ -19,6 +19,13 @@ from torch import Tensor
 NO_TARGET = -1  # the target of a question whose right option is not known: losses pass over it
 
 
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device; a GPU fetches it while the host goes on, from memory that stays where it is."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class SequenceLayout:
     """The lengths of B packed sequences, on the host and on the device.
@@ -35,7 +42,7 @@ class SequenceLayout:
         """Return the layout of sequences with these lengths in tokens, in this order."""
         counts = np.asarray(lengths, dtype=np.int64)
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-        return cls(tuple(counts.tolist()), torch.from_numpy(offsets).to(device, non_blocking=True))
+        return cls(tuple(counts.tolist()), moved(torch.from_numpy(offsets), device))
 
     @property
     def num_sequences(self) -> int:
@@ -68,16 +75,14 @@ class SequenceLayout:
     @cached_property
     def sequence_ids(self) -> Tensor:
         """Return the sequence that each token belongs to: (T,) int64."""
-        ids = torch.from_numpy(np.repeat(np.arange(self.num_sequences), self.lengths))
-        return ids.to(self.cu_seqlens.device, non_blocking=True)
+        counts = self.cu_seqlens.diff()
+        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=self.num_tokens)
 
     @cached_property
     def positions(self) -> Tensor:
         """Return the offset of each token in its sequence, from 0: (T,) int64."""
-        counts = np.asarray(self.lengths, dtype=np.int64)
-        starts = np.cumsum(counts) - counts
-        positions = torch.from_numpy(np.arange(self.num_tokens) - np.repeat(starts, counts))
-        return positions.to(self.cu_seqlens.device, non_blocking=True)
+        starts = self.cu_seqlens[:-1].repeat_interleave(self.cu_seqlens.diff(), output_size=self.num_tokens)
+        return torch.arange(self.num_tokens, device=starts.device) - starts
 
     @cached_property
     def is_token(self) -> Tensor:
@@ -105,7 +110,7 @@ class SequenceLayout:
 
     def to(self, device: torch.device | str) -> "SequenceLayout":
         """Return the same layout with its tensors on `device`."""
-        return SequenceLayout(self.lengths, self.cu_seqlens.to(device, non_blocking=True))
+        return SequenceLayout(self.lengths, moved(self.cu_seqlens, device))
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,10 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on `device`."""
         return Batch(
-            self.tokens.to(device, non_blocking=True),
+            moved(self.tokens, device),
             self.layout.to(device),
-            None if self.select is None else self.select.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
+            None if self.select is None else moved(self.select, device),
+            moved(self.targets, device),
             self.num_targets,
             self.sample_ids,
             None if self.groups is None else self.groups.to(device),

@@ -1,6 +1,5 @@
 """Validation: the metrics of a criterion over a split, from exact sums over every sample, none dropped."""
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -63,7 +62,8 @@ def evaluate(
     Raises:
         DataError: there are no samples.
     """
-    sums: Counter[str] = Counter(num_targets=0)
+    sums: dict[str, Any] = {}
+    num_targets = 0
     outputs: dict[int, NDArray[np.float32]] = {}  # by sample
     limits = {"batch_size": batch_size, "max_tokens": max_tokens}
     for batch, counts in _batches(model, samples, precision=precision, world=world, **limits):
@@ -73,11 +73,12 @@ def evaluate(
             rows = criterion.outputs(model, batch)
             _, batch_sums = criterion.loss(rows, batch)
             outputs.update(_by_sample(rows, batch))
-        sums.update({name: counts * value.item() for name, value in batch_sums.items()})
-        sums["num_targets"] += counts * batch.num_targets
-    totals = dict(zip(sums, world.total(list(sums.values())), strict=True))
-    num_targets = int(totals.pop("num_targets"))
-    figures = criterion.metrics(totals, num_targets)
+        for name, value in batch_sums.items():  # on the device, which is not waited for
+            sums[name] = sums.get(name, 0.0) + counts * value.double()
+        num_targets += counts * batch.num_targets
+    total_targets, *totals = world.total([float(num_targets), *map(float, sums.values())])
+    num_targets = int(total_targets)
+    figures = criterion.metrics(dict(zip(sums, totals, strict=True)), num_targets)
     if samples.metric != "loss":
         merged = {index: rows for part in world.gather(outputs) for index, rows in part.items()}
         figures |= samples.score([merged[index] for index in range(len(samples))])

@@ -10,6 +10,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.hub import RobertaHubInterface
 from roberta.layout import SequenceLayout
 from roberta.models import attention
+from roberta.models.projection import projected_cross_entropy
 from roberta.models.roberta import RobertaConfig
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import PolynomialDecayConfig
@@ -59,7 +60,9 @@ def test_half_precision_errs_by_a_few_roundings_a_layer(tiny_config, dtype, leng
 def test_attention_without_pads_errs_no_more_than_the_padded_one(dtype, lengths, monkeypatch):
     calls = []
     kernel = attention._variable_length_attention
-    monkeypatch.setattr(attention, "_variable_length_attention", lambda *given: calls.append(1) or kernel(*given))
+    monkeypatch.setattr(
+        attention, "_variable_length_attention", lambda *given, **rate: calls.append(1) or kernel(*given, **rate)
+    )
     layout = SequenceLayout.from_lengths(lengths, "cuda")
     torch.manual_seed(0)
     rounded = torch.randn(sum(lengths), 3, 2, 64, device="cuda").to(dtype)
@@ -77,6 +80,44 @@ def test_attention_without_pads_errs_no_more_than_the_padded_one(dtype, lengths,
     exact, padded, packed = results
     for wanted, naive, ours in zip(exact, padded, packed, strict=True):
         assert (ours - wanted).abs().max() < 3 * (naive - wanted).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_attention_without_pads_drops_at_its_rate(dtype):
+    """All scores are equal, and the values of a sequence the identity: an output is the probability of a key, or 0."""
+    lengths, rate = (64, 3, 40, 64, 17), 0.1
+    layout = SequenceLayout.from_lengths(lengths, "cuda")
+    q = torch.zeros(sum(lengths), 12, 64, device="cuda", dtype=dtype, requires_grad=True)
+    v = torch.eye(64, device="cuda", dtype=dtype)[layout.positions].unsqueeze(1).expand(-1, 12, -1).contiguous()
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        results.append(attention.attention(q, q, v, layout, dropout_p=rate))
+    assert torch.equal(*results)
+    results[0].sum().backward()
+    assert torch.isfinite(q.grad).all()
+    is_key = torch.cat([torch.arange(64, device="cuda").expand(n, -1) < n for n in lengths])  # (T, 64)
+    kept = results[0][is_key.unsqueeze(1).expand(-1, 12, -1)]
+    count = kept.numel()
+    share = (kept == 0).double().mean().item()
+    assert abs(share - rate) < 1 / 256 + 6 * (rate * (1 - rate) / count) ** 0.5
+    assert (results[0][~is_key.unsqueeze(1).expand(-1, 12, -1)] == 0).all()
+    expected = torch.cat([torch.full((n * n * 12,), 1 / n / (1 - rate), device="cuda") for n in lengths])
+    sizes = (kept[kept != 0].double() / expected.double()[kept != 0] - 1).abs()
+    assert sizes.max() < 4 * torch.finfo(dtype).eps
+
+
+def test_losses_that_are_compiled_are_the_same():
+    torch.manual_seed(0)
+    x, weight = torch.randn(300, 64, device="cuda"), torch.randn(5003, 64, device="cuda").mul_(0.2).requires_grad_()
+    bias, targets = torch.zeros(5003, device="cuda", requires_grad=True), torch.randint(5003, (300,), device="cuda")
+    gradients = []
+    for compiled in (False, True):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = projected_cross_entropy(x, weight, bias, targets, compiled=compiled)
+        gradients.append((loss, *torch.autograd.grad(loss, (weight, bias))))
+    for plain, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, plain, rtol=2e-2, atol=2e-2)
 
 
 def test_the_hub_works_after_cuda_and_half(tiny_config):

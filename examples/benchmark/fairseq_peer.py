@@ -23,7 +23,7 @@ from roberta.checkpoint import fairseq_writer, pickles
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.tokenizer import Tokenizer
 from roberta.layout import Batch
-from roberta.models.heads import MaskedLMHeadConfig
+from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaModel
 
 NAME = "fairseq"
@@ -43,9 +43,9 @@ def twin(model: RobertaModel) -> tuple[nn.Module, Any]:
     from fairseq.data import Dictionary
     from fairseq.models.roberta import RobertaModel as TheirModel
 
-    if fairseq_writer.LM not in model.head_configs:
+    if LM_HEAD not in model.head_configs:
         model = deepcopy(model)
-        model.register_head(fairseq_writer.LM, MaskedLMHeadConfig())
+        model.register_head(LM_HEAD, MaskedLMHeadConfig())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / NAME
         fairseq_writer.write(folder, model, Tokenizer.load())
@@ -55,7 +55,7 @@ def twin(model: RobertaModel) -> tuple[nn.Module, Any]:
     task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, label_dictionary=None)
     theirs = TheirModel.build_model(state["args"], task)
     for name, config in model.head_configs.items():
-        if name != fairseq_writer.LM:
+        if name != LM_HEAD:
             theirs.register_classification_head(name, num_classes=config.num_classes)
     theirs.load_state_dict(state["model"])
     return theirs, task

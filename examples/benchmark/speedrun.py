@@ -7,9 +7,9 @@ The clock runs while a model trains, and stands while it is evaluated, compiled 
 in nats on the validation text, always with the same 15 % of its tokens masked. All engines go through the same number
 of updates, some of the one and then some of the next; there is no early stop. `--json` shows every evaluation.
 
-Track cpu is a tiny model on the sample text of the package, in minutes; track gpu is RoBERTa base on your data, in ten
-minutes at most. Both are exact: RoBERTa's starting point, and Adam as it was trained with. `--open` adds a run that is
-free to train otherwise: it starts from `--initialisation local` and takes Muon for the matrices of the layers.
+Track cpu is a tiny model on the sample text of the package; track gpu is RoBERTa base on your data, some minutes for
+each engine and seed. Both are exact: RoBERTa's starting point, and Adam as it was trained with. `--open` adds a run
+that is free to train otherwise: it starts from `--initialisation local` and takes Muon for the matrices of the layers.
 """
 
 import argparse
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--track", choices=TRACKS, default="cpu", help="what the other options are where not given")
     parser.add_argument("--data", type=Path, help="folder that roberta-preprocess made; the sample text if not given")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one run of each engine for each")
+    parser.add_argument("--ours", action="store_true", help="this library alone")
     parser.add_argument("--compile", action="store_true", help="compile the models; fairseq's is left out then")
     parser.add_argument("--open", action="store_true", help="a row of the open track too")
     parser.add_argument("--json", action="store_true", help="every evaluation as a line of JSON")

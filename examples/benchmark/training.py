@@ -47,12 +47,14 @@ from roberta.devices import autocast
 from roberta.distributed import SINGLE, parallelise
 from roberta.estimates import peak_flops
 from roberta.layout import Batch, SequenceLayout
+from roberta.models.attention import kernels
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel, preset_config
 from roberta.optim.adam import AdamConfig, adam
 
 OURS, BASELINE, FLOOR = "roberta", "Hugging Face", "floor"
 MASK_PROB, PAD, IGNORED = 0.15, 1, -100
+SHORTEST = 0.8  # of the longest block, where sentences stay whole
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of the mean loss, between engines
 LR = 1e-5
 
@@ -75,9 +77,10 @@ class Trainee:
 
 
 def pretraining_batches(config: RobertaConfig, given: argparse.Namespace) -> list[Batch]:
-    """Return batches of blocks of one length, with a static number of masked positions."""
+    """Return batches of blocks with a static number of masked positions; they are of one length, if not `uneven`."""
     rng = np.random.default_rng(0)
-    lengths = [given.length] * given.sequences
+    shortest = given.length * (SHORTEST if given.uneven else 1.0)
+    lengths = rng.permutation(np.linspace(shortest, given.length, given.sequences).astype(int)).tolist()
     num_tokens = sum(lengths)
     tokens = np.concatenate(random_sequences(lengths, vocab_size=config.vocab_size))
     select = np.sort(rng.choice(num_tokens, size=round(MASK_PROB * num_tokens), replace=False))
@@ -136,14 +139,17 @@ def hugging_face(folder: Path, precision: Any, device: torch.device, *, is_lm: b
     kind = transformers.RobertaForMaskedLM if is_lm else transformers.RobertaForSequenceClassification
     model = kind.from_pretrained(folder).to(device)
     forward: Any = torch.compile(model) if compiled else model
+    rate = model.config.attention_probs_dropout_prob
 
     def loss(batch: Batch) -> Tensor:
         layout = batch.layout
-        grid = {"input_ids": layout.pad(batch.tokens, PAD), "attention_mask": layout.is_token.long()}
+        grid = {"input_ids": layout.pad(batch.tokens, PAD)}
+        if not layout.is_uniform:  # without a mask it takes its fastest kernels
+            grid["attention_mask"] = layout.is_token.long()
         labels = batch.targets
         if is_lm:
             labels = layout.pad(torch.full_like(batch.tokens, IGNORED).index_copy(0, batch.select, labels), IGNORED)
-        with autocast(device, precision):
+        with autocast(device, precision), kernels(device, dropout_p=rate):  # which would round the rate otherwise
             return forward(**{name: value.to(device) for name, value in grid.items()}, labels=labels.to(device)).loss
 
     return Trainee(
@@ -175,6 +181,8 @@ def trainees(model: RobertaModel, given: argparse.Namespace, precision: str, fol
     found = [ours(twin, precision, is_lm=is_lm) for twin in {twin.cpu_engine: twin for twin in twins}.values()]
     if given.compile:
         found.append(ours(copy.deepcopy(model), precision, is_lm=is_lm, compiled=True))
+    if given.ours:
+        return found
     if importlib.util.find_spec("transformers") is not None:
         hf_format.write(folder, model, Tokenizer.load())
         found += [hugging_face(folder, precision, device, is_lm=is_lm, compiled=compiled) for compiled in ways]
@@ -214,7 +222,7 @@ def utilisation(gflops_per_second: float) -> float | None:
 def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> list[Row]:
     """Return a row for each engine at one precision."""
     config, is_lm = model.config, given.case == "pretraining"
-    batches = (pretraining_batches if is_lm else finetuning_batches)(config, given)
+    batches = (pretraining_batches if is_lm else finetuning_batches)(config, given) * given.steps
     num_tokens = sum(batch.layout.num_tokens for batch in batches)
     device = next(model.parameters()).device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -222,7 +230,7 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
     floor = layer_products(config, rows=rows, dtype=dtype, device=device.type, times=times)
     with tempfile.TemporaryDirectory() as folder:
         engines = trainees(model, given, precision, Path(folder))
-    check_agreement(engines, batches, LOSS_TOLERANCE[precision])
+    check_agreement(engines, batches[: len(batches) // given.steps], LOSS_TOLERANCE[precision])
     works = {engine.name: lambda engine=engine: engine.epoch(batches) for engine in engines}
     memory = {}
     for name, work in works.items():
@@ -255,7 +263,9 @@ def main() -> None:
     parser.add_argument("--preset", default="roberta.small", help="shape of the model (default: %(default)s)")
     parser.add_argument("--case", choices=["pretraining", "finetuning"], default="pretraining")
     parser.add_argument("--length", type=int, default=128, help="tokens of a block (default: %(default)s)")
+    parser.add_argument("--uneven", action="store_true", help=f"blocks of {SHORTEST:g} of that length and more")
     parser.add_argument("--sequences", type=int, default=16, help="blocks of a step, or pairs of an epoch")
+    parser.add_argument("--steps", type=int, default=1, help="how often a round goes through the batches")
     parser.add_argument("--batch-size", type=int, default=16, help="pairs of a step of fine-tuning")
     parser.add_argument("--precision", nargs="+", choices=LOSS_TOLERANCE, default=["fp32"])
     parser.add_argument("--dropout", nargs="+", type=float, default=[0.1], help="rates (default: 0.1)")
@@ -264,6 +274,7 @@ def main() -> None:
         action="store_true",
         help="compiled forms of ours and transformers' too",
     )
+    parser.add_argument("--ours", action="store_true", help="this library alone")
     add_engine_option(parser)
     add_timing_options(parser)
     given = parser.parse_args()

@@ -16,7 +16,7 @@ from roberta.models.dropout import draws_itself, dropout
 
 _HALF = (torch.float16, torch.bfloat16)
 # What torch's flash attention takes, in half precision.
-_WIDEST_HEAD = 256
+_WIDEST_HEAD = 192  # of wider ones some devices have no gradients
 _LEAST_CAPABILITY = (8, 0)
 _EXACT_DROPOUT = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _MANY = 2**30  # scores, more than torch is left with on a CPU
@@ -28,11 +28,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropou
     q, k, v and the result: (T, H, D). `dropout_p` applies to the attention probabilities. All ways to compute it give
     the same; sequences of unequal length need not be padded to the longest where a device has a better way.
     """
-    if layout.is_uniform:
-        return padded_attention(q, k, v, layout, dropout_p=dropout_p)
-    if dropout_p == 0.0 and _has_variable_length_kernel(q):
-        return _variable_length_attention(q, k, v, layout)
-    if q.device.type == "cpu" and layout.runs:
+    # For blocks of one length cuDNN's kernel is the fastest, but it makes a plan for each new length of a text.
+    if _has_variable_length_kernel(q) and not (layout.is_uniform and q.requires_grad):
+        return _variable_length_attention(q, k, v, layout, dropout_p=dropout_p)
+    if q.device.type == "cpu" and layout.runs and not layout.is_uniform:
         return _attention_by_run(q, k, v, layout, dropout_p=dropout_p)
     return padded_attention(q, k, v, layout, dropout_p=dropout_p)
 
@@ -70,13 +69,13 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
     """
     num_scores = q.shape[:-1].numel() * k.shape[-2]
     if mask is not None or not _is_written_out(num_scores, q.device, q.dtype, dropout_p=dropout_p):
-        with _kernels(q.device, dropout_p=dropout_p):
+        with kernels(q.device, dropout_p=dropout_p):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, H, S, S)
     return dropout(scores.softmax(dim=-1), dropout_p) @ v
 
 
-def _kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager[None]:
+def kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager[None]:
     """Return a context in which torch chooses among the kernels that keep a rate of dropout.
 
     cuDNN's has sixteenths of it alone; it refuses others in newer versions of torch, and rounds them in older ones.
@@ -102,13 +101,14 @@ def _has_variable_length_kernel(q: Tensor) -> bool:
     return torch.cuda.get_device_capability(q.device) >= _LEAST_CAPABILITY
 
 
-def _variable_length_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout) -> Tensor:
-    """Compute `attention` in a kernel that knows where each sequence begins; it has no dropout."""
-    from torch.nn.attention.varlen import varlen_attn
+def _variable_length_attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropout_p: float) -> Tensor:
+    """Compute `attention` in a kernel that knows where each sequence begins.
 
-    longest = layout.max_seqlen
-    context = varlen_attn(q, k, v, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
-    assert isinstance(context, Tensor)  # a pair only where more was asked for
+    It is the one that torch's nested tensors take; `torch.nn.attention.varlen` has it without dropout alone.
+    """
+    offsets, longest = layout.cu_seqlens, layout.max_seqlen
+    flash_attention = torch.ops.aten._flash_attention_forward
+    context: Tensor = flash_attention(q, k, v, offsets, offsets, longest, longest, dropout_p, False, False)[0]
     return context  # (T, H, D)
 
 
@@ -121,7 +121,7 @@ def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int,
     if _is_written_out(_MANY, device, dtype, dropout_p=dropout_p):
         return "products written out"
     q = torch.empty(1, heads, 64, width, device=device, dtype=dtype, requires_grad=True)
-    with _kernels(device, dropout_p=dropout_p):
+    with kernels(device, dropout_p=dropout_p):
         chosen = SDPBackend(torch._fused_sdp_choice(q, q, q, dropout_p=dropout_p))
     return chosen.name.removesuffix("_ATTENTION").lower()
 

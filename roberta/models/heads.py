@@ -51,6 +51,7 @@ class MaskedLMHead(nn.Module):
         super().__init__()
         vocab_size, embed_dim = encoder.embed_tokens.weight.shape
         self.engine: CpuEngine = "torch"  # of the projection
+        self.is_compiled = False  # set by who trains it
         self.dense = nn.Linear(embed_dim, embed_dim)
         self.activation = activation(config.activation_fn)
         self.layer_norm = nn.LayerNorm(embed_dim, eps=encoder.layernorm_embedding.eps)
@@ -65,7 +66,10 @@ class MaskedLMHead(nn.Module):
 
     def loss(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the summed negative log-likelihood of `targets` (M,) under the logits of (M, C), in nats."""
-        return projected_cross_entropy(self._transform(rows), self._projection, self.bias, targets, self.engine)
+        rows = self._transform(rows)
+        return projected_cross_entropy(
+            rows, self._projection, self.bias, targets, self.engine, compiled=self.is_compiled
+        )
 
     def _transform(self, rows: Tensor) -> Tensor:
         return self.layer_norm(self.activation(self.dense(rows)))  # (M, C)

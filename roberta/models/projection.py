@@ -6,6 +6,8 @@ time in one small buffer, which turns into their own gradient in place; the back
 Shapes: M rows, C embed_dim, V vocabulary.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,53 +26,67 @@ _FACTORS = {torch.float16: 2.0**8}
 
 
 def projected_cross_entropy(
-    rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, engine: CpuEngine = "torch"
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    engine: CpuEngine = "torch",
+    *,
+    compiled: bool = False,
 ) -> Tensor:
     """Return the sum over rows of -log softmax(rows weight^T + bias)[target], in nats.
 
     rows: (M, C); weight: (V, C); bias: (V,); targets: (M,) int64. Equal to `F.cross_entropy` with `reduction="sum"`
     of fp32 logits, also under autocast, where the matrix products alone are in half precision. `engine` is that of
-    `roberta.models.linear`, of the logits; their gradients are as fast with torch.
+    `roberta.models.linear`, of the logits; their gradients are as fast with torch. Where there are gradients,
+    `compiled` has all that is between the products done in a few passes over the logits, by torch's compiler.
     """
     device = rows.device.type
     if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        rows, weight = rows.to(dtype), weight.to(dtype)
+        rows = rows.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _ProjectedCrossEntropy.apply(rows, weight, bias, targets, engine)
+        return _ProjectedCrossEntropy.apply(rows, weight, bias, targets, engine, compiled)
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, engine: CpuEngine) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, engine: CpuEngine, compiled: bool
+    ) -> Tensor:
         wants_gradients = any(ctx.needs_input_grad)
+        compiled = compiled and wants_gradients
         wide = torch.promote_types(rows.dtype, torch.float32)
         loss = rows.new_zeros((), dtype=wide)
         if wants_gradients:
             grad_rows = torch.empty_like(rows)
-            grad_weight = torch.zeros_like(weight, dtype=wide)
+            grad_weight = torch.zeros_like(weight, dtype=wide)  # not in half precision, if the weight isn't
             grad_bias = torch.zeros_like(bias, dtype=wide)
+        weight = weight.to(rows.dtype)
         piece = max(1, _PIECE_BYTES[rows.device.type] // (wide.itemsize * len(weight)))
         width = len(weight) + -len(weight) % _ALIGNED[rows.device.type]
-        buffer = rows.new_empty((min(piece, len(rows)), width), dtype=wide)[:, : len(weight)]
+
+        def grid(size: int, dtype: torch.dtype) -> Tensor:
+            return rows.new_empty(size, width, dtype=dtype)[:, : len(weight)]
+
         # What half precision multiplies is beside its fp32 form: the logits before, and their gradients after.
-        products = buffer if rows.dtype == wide else rows.new_empty(len(buffer), width)[:, : len(weight)]
+        shared = 0 if compiled else min(piece, len(rows))
+        products = grid(shared, rows.dtype)
+        buffer = products if rows.dtype == wide else grid(shared, wide)
         ctx.factor = _FACTORS.get(rows.dtype, 1.0)
+        grad_of_bias: Tensor | None
         for start in range(0, len(rows), piece):
             x, target = rows[start : start + piece], targets[start : start + piece].unsqueeze(1)
-            logits = buffer[: len(x)]  # (m, V)
-            product = logits if products is buffer else products[: len(x)]
-            _linear(x, weight, bias, engine, product=product, out=logits)
-            logits -= logits.amax(dim=1, keepdim=True)
-            loss -= logits.gather(1, target).sum()
-            normaliser = logits.exp_().sum(dim=1, keepdim=True)  # (m, 1)
-            loss += normaliser.log().sum()
-            if wants_gradients:
-                grad_logits = logits.div_(normaliser)
-                grad_logits.scatter_add_(1, target, grad_logits.new_full((len(x), 1), -1.0))
-                grad_bias += grad_logits.sum(dim=0)
-                if product is not logits:
-                    torch.mul(grad_logits, ctx.factor, out=product)
+            if compiled:  # all in memory of their own: the compiler makes another graph for what is a part of something
+                product, target = grid(len(x), rows.dtype), target.clone()
+                torch.mm(x, weight.t(), out=product)
+                lost, grad_of_bias = _compiled()(product, bias, target, ctx.factor)
+            else:
+                product, logits = products[: len(x)], buffer[: len(x)]  # (m, V)
+                _linear(x, weight, bias, engine, product=product, out=logits)
+                lost, grad_of_bias = _cross_entropy(logits, target, product, ctx.factor, wants_gradients)
+            loss += lost
+            if grad_of_bias is not None:
+                grad_bias += grad_of_bias
                 torch.mm(product, weight, out=grad_rows[start : start + piece])
                 _accumulate(grad_weight, product, x)
         if wants_gradients:
@@ -79,13 +95,50 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         (scale,) = grad_outputs
         grad_rows, grad_weight, grad_bias = ctx.saved_tensors
         # In place: new blocks as large as the vocabulary's weight cost a CPU more than the product (4 % of a step at
         # 6x256 and 1,024 tokens, 2026-11-23). Torch refuses a second backward pass, as saved tensors have changed.
         part = scale / ctx.factor
-        return grad_rows.mul_(part), grad_weight.mul_(part), grad_bias.mul_(scale), None, None
+        return grad_rows.mul_(part), grad_weight.mul_(part), grad_bias.mul_(scale), None, None, None
+
+
+def _cross_entropy(
+    logits: Tensor, target: Tensor, product: Tensor, factor: float, wants_gradients: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the loss of logits (m, V) and the gradient of their bias (V,), if that is asked for.
+
+    The logits are overwritten, and `product` (m, V), which may be the same memory, has `factor` times their gradient.
+    """
+    logits -= logits.amax(dim=1, keepdim=True)
+    right = logits.gather(1, target).sum()
+    normaliser = logits.exp_().sum(dim=1, keepdim=True)  # (m, 1)
+    loss = normaliser.log().sum() - right
+    if not wants_gradients:
+        return loss, None
+    gradient = logits.div_(normaliser)
+    gradient.scatter_add_(1, target, gradient.new_full((len(target), 1), -1.0))
+    grad_bias = gradient.sum(dim=0)
+    if product.dtype != logits.dtype:
+        torch.mul(gradient, factor, out=product)
+    return loss, grad_bias
+
+
+def _cross_entropy_of_products(product: Tensor, bias: Tensor, target: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Compute `_cross_entropy` of the logits product + bias, in a form that torch's compiler makes a few passes of."""
+    logits = product.to(torch.promote_types(product.dtype, torch.float32)) + bias
+    normaliser = logits.logsumexp(dim=1, keepdim=True)  # (m, 1)
+    loss = (normaliser - logits.gather(1, target)).sum()
+    is_right = torch.arange(logits.shape[1], device=logits.device) == target
+    gradient = (logits - normaliser).exp() - is_right.to(logits.dtype)
+    product.copy_(gradient * factor)
+    return loss, gradient.sum(dim=0)
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_cross_entropy_of_products, dynamic=True)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, product: Tensor, out: Tensor) -> None:
@@ -101,7 +154,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, produ
 def _accumulate(grad_weight: Tensor, grad_logits: Tensor, x: Tensor) -> None:
     if x.dtype == grad_weight.dtype:
         grad_weight.addmm_(grad_logits.t(), x)
-    elif x.dtype == torch.float16 and x.is_cuda:
+    elif x.is_cuda:
         grad_weight += torch.mm(grad_logits.t(), x, out_dtype=grad_weight.dtype)
     elif x.dtype == torch.float16:
         grad_weight.addmm_(grad_logits.t().to(grad_weight.dtype), x.to(grad_weight.dtype))

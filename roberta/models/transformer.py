@@ -72,8 +72,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """Map (T, C) to (T, C), what `out_proj` still has to mix."""
         q, k, v = self._qkv(x)  # (T, H, D)
-        context = attention(q, k, v, layout, dropout_p=self.dropout if self.training else 0.0)  # (T, H, D)
-        return context.flatten(1)  # (T, C)
+        context = attention(q, k, v, layout, dropout_p=self.dropout if self.training else 0.0).flatten(1)  # (T, C)
+        # As a view it would make the compiler tell it from the rows of a last layer, and compile what follows twice.
+        flat: Tensor = torch.ops.aten._unsafe_view(context, context.shape)
+        return flat
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Map one sequence (S, C) to its attention probabilities without dropout: (H, S, S)."""

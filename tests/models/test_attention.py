@@ -106,7 +106,7 @@ def test_a_batch_without_tokens_has_no_features():
 @pytest.mark.parametrize(("rate", "has_cudnn"), [(0.0, True), (0.1, False), (0.125, True)])
 def test_cudnn_is_left_out_where_it_has_no_such_rate_of_dropout(rate, has_cudnn):
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    with attention_module._kernels(torch.device("cuda"), dropout_p=rate):
+    with attention_module.kernels(torch.device("cuda"), dropout_p=rate):
         assert torch.backends.cuda.cudnn_sdp_enabled() == has_cudnn
         assert torch.backends.cuda.flash_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled() is before is True

@@ -27,6 +27,29 @@ def test_loss_and_gradients_equal_those_of_whole_logits(rows, monkeypatch):
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_compiled_computes_the_same(dtype, monkeypatch):
+    """Without the compiler, whose own part `--compile` in the slow tests runs."""
+    monkeypatch.setattr(projection, "_compiled", lambda: projection._cross_entropy_of_products)
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 8)  # pieces of 4 rows or 8
+    x, weight, bias, targets = inputs(9, torch.promote_types(dtype, torch.float32))
+    found, wanted = [], []
+    for compiled, results in ((True, found), (False, wanted)):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            loss = projected_cross_entropy(x, weight, bias, targets, compiled=compiled)
+        results += [loss, *torch.autograd.grad(loss * 0.3, (x, weight, bias))]
+    tolerance = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-2, "atol": 1e-2}
+    torch.testing.assert_close(found, wanted, **tolerance)
+
+
+def test_the_gradient_of_a_wide_weight_is_not_rounded_to_half():
+    x, weight, bias, targets = inputs(9, torch.float32)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = projected_cross_entropy(x, weight, bias, targets)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert not torch.equal(gradient, gradient.half().float())
+
+
 def test_large_logits_do_not_overflow():
     x, weight, bias, targets = inputs(3, torch.float32)
     ours = projected_cross_entropy(x * 1e4, weight, bias, targets)

@@ -125,12 +125,21 @@ def test_every_script_is_in_the_readme_and_says_how_to_run_it():
             assert f"examples/benchmark/{path.name}" in path.read_text(encoding="utf-8")
 
 
+def expanded(script: str) -> list[str]:
+    """Return the lines of a script with what its arrays hold in their places."""
+    lines = script.splitlines()
+    for name, content in re.findall(r"^(\w+)=\((.+)\)", script, flags=re.MULTILINE):
+        lines = [line.replace(f'"${{{name}[@]}}"', content) for line in lines]
+    return lines
+
+
 def test_the_gpu_script_gives_options_that_the_scripts_have():
     script = (FOLDER / "gpu.sh").read_text(encoding="utf-8")
+    shared = (FOLDER / "measuring.py").read_text(encoding="utf-8")
     for name in ("training", "inference"):
-        known = set(re.findall(r'"(--[a-z-]+)"', (FOLDER / f"{name}.py").read_text(encoding="utf-8")))
+        known = set(re.findall(r'"(--[a-z-]+)"', shared + (FOLDER / f"{name}.py").read_text(encoding="utf-8")))
         given = {
-            option for line in script.splitlines() if f"{name}.py" in line for option in re.findall(r"--[a-z-]+", line)
+            option for line in expanded(script) if f"{name}.py" in line for option in re.findall(r"--[a-z-]+", line)
         }
         assert given
         assert given <= known

@@ -69,7 +69,7 @@ class TrainerConfig:
         0.0, help="decay of an average of the weights, which is then what is validated and kept as the best; 0 is off"
     )
     checkpoint_activations: bool = option(False, help="compute each layer twice instead of keeping what it computed")
-    compile: bool = option(False, help="compile the layers; takes a minute at the start")
+    compile: bool = option(False, help="compile the layers and the loss, for a GPU; takes a minute at the start")
     cpu_engine: CpuEngineChoice = option(
         "torch",
         help="what multiplies matrices on a CPU; auto measures which is the fastest, and a resumed run keeps it",

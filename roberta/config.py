@@ -24,6 +24,13 @@ def option(default: Any = dataclasses.MISSING, *, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help}, kw_only=True)
 
 
+def help_of(config: type, name: str) -> str:
+    """Return the help of an option."""
+    (field,) = (field for field in dataclasses.fields(config) if field.name == name)
+    text: str = field.metadata["help"]
+    return text
+
+
 def flag(name: str) -> str:
     """Return the command-line spelling of an option.
 

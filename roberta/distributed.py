@@ -123,6 +123,11 @@ def join_world(device: torch.device, timeout_minutes: float) -> World:
     return World(rank, size, device)
 
 
+def is_first_process() -> bool:
+    """Return whether this process is the first of those that torchrun started, or was started without it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def leave_world() -> None:
     """End the connection with the other ranks, if there is one."""
     if dist.is_initialized():

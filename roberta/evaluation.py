@@ -59,7 +59,9 @@ def evaluate_masked_lm(
     criterion = MaskedLMLoss(MaskedLMLossConfig(), task.head)
     check_head(criterion.config, roberta.model.head_config(task.head))
     check_lengths(samples, roberta.max_tokens)
-    return evaluate(roberta.model, criterion, samples, batch_size=None, max_tokens=max_tokens)
+    started = time.perf_counter()
+    figures = evaluate(roberta.model, criterion, samples, batch_size=None, max_tokens=max_tokens)
+    return {**figures, **_cost(samples, started)}
 
 
 def evaluate_questions(
@@ -80,14 +82,21 @@ def evaluate_questions(
     limit = max(max_tokens, int(samples.sizes.max()))
     figures = evaluate(roberta.model, criterion, samples, batch_size=None, max_tokens=limit)
     total = sum(example.answer is not None for example in samples.examples)
+    cost = _cost(samples, started)
     return {
         "head": criterion.head,
         **{name: value for name, value in figures.items() if name != "num_targets"},
         **samples.counts(),
         "accuracy_95": wilson_interval(round(figures["accuracy"] * total), total),
         "num_examples": total,
-        "seconds": time.perf_counter() - started,
+        **cost,
     }
+
+
+def _cost(samples: Samples, started: float) -> dict[str, float]:
+    """Return how long samples took since then, and how many tokens that is a second."""
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "tokens_per_s": int(samples.sizes.sum()) / seconds}
 
 
 def only_head(roberta: RobertaHubInterface, usual: str | None = None) -> str:

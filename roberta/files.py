@@ -17,24 +17,42 @@ _MAX_JSON_BYTES = 2**26  # the state of a run takes some kB, a tokenizer of othe
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write; at the end of the block its file is synced, and takes the place of `path`.
 
+    A link stays, and the file that it leads to is replaced. What is no file, such as a pipe, is written to as it is.
+
     Raises:
         StorageError: the file can't be written, also within the block; what was there before stays.
     """
-    part = path.with_name(path.name + ".part")
+    target = Path(os.path.realpath(path))
+    is_file = not target.exists() or target.is_file()
+    part = target.with_name(target.name + ".part") if is_file and target.name else target
     try:
         yield part
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        if is_file:
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(part, target)
     except OSError as error:
         raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
     finally:
-        with suppress(OSError):  # it may be what could not be made
-            part.unlink(missing_ok=True)
+        if is_file:
+            with suppress(OSError):  # it may be what could not be made
+                part.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where they are not there.
+def check_name(path: Path) -> None:
+    """Refuse a path that the libraries which write weights can't take.
+
+    Raises:
+        StorageError: it is not UTF-8.
+    """
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{str(path)!r}: the name is not UTF-8; choose another one") from error
+
+
+def make_folder(folder: Path, option: str = "") -> None:
+    """Make a folder, and those above it, where they are not there. option: the one that it was given by.
 
     Raises:
         StorageError: it can't be made, or there is a file of that name.
@@ -42,7 +60,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: can't be made: {error}; choose another folder") from error
+        raise StorageError(f"{option} {folder}: can't be made: {error}; choose another folder".lstrip()) from error
 
 
 def write_text(path: Path, text: str, *, escape: bool = False) -> None:

@@ -8,7 +8,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
@@ -22,9 +23,11 @@ from roberta.config import option
 from roberta.data.readers.choices import QUESTION_SETS
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.winograd import PRONOUN_SETS
+from roberta.distributed import is_first_process
 from roberta.errors import ConfigError, PreemptionError, choices
-from roberta.files import as_json, write_text
+from roberta.files import as_json, make_folder, write_text
 from roberta.interruption import Interruption
+from roberta.locking import locked
 from roberta.model_card import write_run_cards
 from roberta.plotting import plot, plot_confusion, read_logs, save
 from roberta.recipe import Recipe
@@ -121,13 +124,17 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
         RobertaError: as the trainer and the readers of the data do.
     """
     save_dir = recipe.trainer.save_dir
-    runs = []
     combinations = list(product(sweep.lr, sweep.seeds))
     folders = [save_dir / f"lr{lr:g}_seed{seed}" for lr, seed in combinations] if len(combinations) > 1 else [save_dir]
     variants = [_variant(recipe, *values, folder) for values, folder in zip(combinations, folders, strict=True)]
+    with _alone(save_dir, resume=recipe.trainer.resume) if len(variants) > 1 else nullcontext():
+        return _sweep(name, recipe, variants, source)
+
+
+def _sweep(name: str, recipe: Recipe, variants: Sequence[Recipe], source: pretrained.Pretrained) -> Report | None:
+    """Train all variants of a recipe, and report on the best."""
+    save_dir, runs = recipe.trainer.save_dir, []
     tests: dict[str, Samples] | None = None
-    if len(variants) > 1:
-        _check_is_free(save_dir, resume=recipe.trainer.resume)
     for variant in variants:
         trainer = Trainer(variant, source)
         if tests is None:  # read before training, so that damage in them is found before and not after it
@@ -158,11 +165,28 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     return report
 
 
+@contextmanager
+def _alone(save_dir: Path, *, resume: bool) -> Iterator[None]:
+    """Keep other sweeps out of the folder of this one.
+
+    Raises:
+        ConfigError: it is that of a single run, or of several that are not to be gone on with.
+        StorageError: another sweep is at work there, or the folder can't be made.
+    """
+    if not is_first_process():
+        yield
+        return
+    make_folder(save_dir, "--save-dir")
+    with locked(save_dir):
+        _check_is_free(save_dir, resume=resume)
+        yield
+
+
 def _check_is_free(save_dir: Path, *, resume: bool) -> None:
-    """Refuse to begin several runs in the folder of a single one, or of several that are not to be gone on with."""
     if native.steps(save_dir) or (save_dir / RUN).is_file():
         raise ConfigError(f"{save_dir} holds a single run; choose another --save-dir for several")
-    if not resume and any((save_dir / name).exists() for name in (native.BEST, f"{REPORT}.json")):
+    has_ended = any((save_dir / name).exists() for name in (native.BEST, f"{REPORT}.json"))
+    if not resume and (has_ended or any(save_dir.glob("lr*_seed*"))):
         raise ConfigError(
             f"{save_dir} already holds runs; add --resume to go on with them, or choose another --save-dir"
         )

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,26 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for this file finds it gone, and takes the next
         os.close(descriptor)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Let the processes of this machine do the block one after another, by a lock on a file that is gone afterwards.
+
+    Raises:
+        StorageError: the file can't be made.
+    """
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise StorageError(f"{path}: can't be written: {error.strerror}; choose another folder") from error
+    with file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _take(path: Path) -> int:

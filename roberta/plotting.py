@@ -107,10 +107,13 @@ def read_log(path: Path) -> RunLog:
 def read_logs(paths: Sequence[Path]) -> list[RunLog]:
     """Return the logs of several runs, named by as much of their paths as tells them apart.
 
+    The folder of a sweep stands for those of its runs.
+
     Raises:
         ConfigError: a run is given twice.
         DataError: as `read_log`.
     """
+    paths = [run for path in paths for run in _runs_in(path)]
     files = [(path / LOG if path.is_dir() else path).absolute() for path in paths]
     if len(set(files)) < len(files):
         raise ConfigError(f"a run is given twice: {', '.join(map(str, paths))}; name each once")
@@ -123,6 +126,12 @@ def read_logs(paths: Sequence[Path]) -> list[RunLog]:
             break
     logs = [read_log(path) for path in paths]
     return [RunLog(name, log.train, log.valid) for name, log in zip(names, logs, strict=True)]
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """Return the folders of the runs of a sweep; a path that is none as it is."""
+    runs = [] if (path / LOG).exists() else sorted(log.parent for log in path.glob(f"lr*_seed*/{LOG}"))
+    return runs or [path]
 
 
 def plot(
@@ -194,12 +203,12 @@ def plot_confusion(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Any
 
 
 def literal(text: str) -> str:
-    """Return a text that matplotlib does not take for mathematics.
+    """Return a text that matplotlib can draw, and does not take for mathematics.
 
     >>> print(literal("$5"))
     \\$5
     """
-    return text.replace("$", r"\$")
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def shortened(text: str, length: int) -> str:

@@ -21,6 +21,7 @@ from roberta.data.readers.glue import MNLI_LABELS
 from roberta.data.tokenizer import Tokenizer
 from roberta.download import DamagedArchiveError, cache_dir, fetch, is_unpacked, unpack
 from roberta.errors import CheckpointError, ConfigError, DownloadError, VocabError, choices
+from roberta.files import read_json
 from roberta.models.roberta import RobertaModel
 
 logger = logging.getLogger(__name__)
@@ -112,10 +113,20 @@ def training_options(name_or_path: str | Path) -> dict[str, Any]:
     if own:
         return own
     run_dir = path.parent if path.name == native.BEST else path  # the best model is kept without its run's options
-    for folder in (run_dir, *sorted(run_dir.glob("lr*_seed*"))):  # those of a sweep share what is not in their names
+    for folder in (run_dir, *_best_of_sweep(run_dir), *sorted(run_dir.glob("lr*_seed*"))):
         if newest := native.newest(folder, check_content=False):
             return native.training_options(newest)
     return {}
+
+
+def _best_of_sweep(run_dir: Path) -> list[Path]:
+    """Return the run that left the best model of a sweep, if its report says so."""
+    report = run_dir / "report.json"
+    try:
+        best = read_json(report, CheckpointError, missing="it was deleted just now")["best"] if report.exists() else {}
+        return [run_dir / Path(best["save_dir"]).name]
+    except (CheckpointError, KeyError, TypeError):
+        return []
 
 
 def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> None:

@@ -14,7 +14,7 @@ from roberta.checkpoint import native
 from roberta.checkpoint.background import BackgroundWriter
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, StorageError
-from roberta.files import make_folder, read_json, write_text
+from roberta.files import check_name, make_folder, read_json, write_text
 from roberta.locking import locked
 from roberta.logs import LOG, Logs, forget_after
 from roberta.models.roberta import RobertaModel
@@ -40,9 +40,11 @@ class RunFolder:
 
     Raises:
         CheckpointError: the run is to be resumed, and all of its checkpoints are damaged.
+        StorageError: the name of the folder is not UTF-8.
     """
 
     def __init__(self, config: TrainerConfig, *, is_main: bool) -> None:
+        check_name(config.save_dir)
         self._config = config
         self._is_main = is_main
         self._found = native.steps(config.save_dir)  # before `newest`, to notice another run that writes there
@@ -58,7 +60,7 @@ class RunFolder:
             StorageError: another run writes there or has written there, or the folder can't be made or written.
         """
         save_dir = self._config.save_dir
-        make_folder(save_dir)
+        make_folder(save_dir, "--save-dir")
         with locked(save_dir) if self._is_main else nullcontext():
             if self._is_main and self._config.resume and native.steps(save_dir) != self._found:
                 raise StorageError(f"--save-dir {save_dir}: another run wrote there in the meantime; start again")

@@ -48,6 +48,8 @@ from roberta.validation import check_head, check_lengths, evaluate
 
 logger = logging.getLogger(__name__)
 
+_ON_THE_BAR = ("loss", "ppl", "accuracy", "lr", "gnorm", "tokens_per_s", "mfu")
+
 
 class Trainer:
     """One training run, built from its recipe; under torchrun, one rank of it.
@@ -288,7 +290,7 @@ class Trainer:
         if self.world.is_main:
             self.chance_watch.look(record, num_updates=position.num_updates, last_update=self.last_update)
             logs.write("train", record)
-            bar.set_postfix({name: f"{record[name]:.4g}" for name in ("loss", "lr", "tokens_per_s") if name in record})
+            bar.set_postfix({name: f"{record[name]:.4g}" for name in _ON_THE_BAR if name in record})
             if bar.disable:
                 logger.info("train %s", _summary(record))
 

@@ -236,18 +236,22 @@ def _check_has_vocabulary(folder: Path) -> None:
 
     names = (FILE_NAME, *MERGES_NAMES, *ENCODER_NAMES)
     if not any((folder / name).exists() for name in names):
-        raise VocabError(f"--vocab {folder}: none of {', '.join(names)} is there; leave it out for RoBERTa's own")
+        raise VocabError(
+            f"--vocab {folder}: none of {', '.join(names)} is there; of a run give a checkpoint, such as its "
+            "folder best; leave it out for RoBERTa's own"
+        )
 
 
 def add_training_components(group: Any) -> None:
     """Add to a group of arguments the choices that all commands that train have."""
-    group.add_argument("--optimizer", default="adam", metavar="NAME", help="the optimizer (default: %(default)s)")
-    group.add_argument(
-        "--lr-scheduler",
-        default="polynomial_decay",
-        metavar="NAME",
-        help="the learning-rate schedule (default: %(default)s)",
-    )
+    from roberta.registry import OPTIMIZERS, SCHEDULES
+
+    for name, what, default, table in (
+        ("--optimizer", "optimizer", "adam", OPTIMIZERS),
+        ("--lr-scheduler", "learning-rate schedule", "polynomial_decay", SCHEDULES),
+    ):
+        known = ", ".join(table)
+        group.add_argument(name, default=default, metavar="NAME", help=f"the {what}: {known} (default: {default})")
     add_user_module(group)
 
 

@@ -384,7 +384,7 @@ def _masked_lm(request: Request) -> dict[str, Any]:
     config = request.config
     roberta = _model(config)
     reading = _reading(request, roberta, "masked_lm", "sample_break_mode")
-    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, **reading))
+    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, **reading), roberta.tokenizer)
     return evaluate_masked_lm(roberta, task, task.samples(config.split), max_tokens=config.max_tokens)
 
 

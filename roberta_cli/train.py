@@ -20,7 +20,7 @@ EXAMPLE = """  roberta-train data-bin --save-dir runs/small --preset roberta.sma
 
 def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     """Return the Recipe and the DryRunConfig that the arguments describe."""
-    from roberta.config import add_arguments, from_namespace
+    from roberta.config import add_arguments, from_namespace, help_of
     from roberta.models.roberta import preset_config
     from roberta.planning import DryRunConfig
     from roberta.recipe import Recipe, TrainerConfig
@@ -33,7 +33,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
 
     parser = _parser(add_help=True)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder that roberta-preprocess made")
+    parser.add_argument("data", type=Path, metavar="DATA", help=help_of(task, "data"))
     add_arguments(parser, TrainerConfig, title="training")
     add_arguments(parser, task, title=f"task {choice.task}", exclude=("data",))
     add_arguments(
@@ -58,12 +58,16 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
 
 
 def _parser(*, add_help: bool) -> argparse.ArgumentParser:
+    from roberta.models.roberta import PRESETS
+    from roberta.registry import TASKS
+
     parser = Parser("roberta-train", "DATA", description=DESCRIPTION, example=EXAMPLE, add_help=add_help)
     group = parser.add_argument_group("components")
     group.add_argument(
-        "--preset", default="roberta.base", metavar="NAME", help="shape of the model (default: %(default)s)"
+        "--preset", default="roberta.base", metavar="NAME", help=f"shape: {', '.join(PRESETS)} (default: %(default)s)"
     )
-    group.add_argument("--task", default="masked_lm", metavar="NAME", help="what is trained (default: %(default)s)")
+    tasks = ", ".join(TASKS)
+    group.add_argument("--task", default="masked_lm", metavar="NAME", help=f"the task: {tasks} (default: %(default)s)")
     group.add_argument("--criterion", metavar="NAME", help="the loss (default: that of the task's name)")
     add_training_components(group)
     return parser

@@ -1,9 +1,12 @@
 """Files that are written whole or not at all."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from roberta.errors import StorageError
-from roberta.files import make_folder, whole_file, write_text
+from roberta.files import check_name, make_folder, whole_file, write_text
 
 
 def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path):
@@ -34,3 +37,21 @@ def test_what_was_there_stays_until_all_is_written(tmp_path):
     with pytest.raises(UnicodeEncodeError), whole_file(path) as part:
         part.write_text(2**16 * "half" + "\ud83d")
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("picture.svg", "old")]
+
+
+def test_links_and_devices_stay(tmp_path):
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    write_text(Path(os.devnull), "lost")
+    assert Path(os.devnull).is_char_device()
+    for folder in (Path("."), tmp_path):
+        with pytest.raises(StorageError, match="can't be written"):
+            write_text(folder, "x")
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    check_name(tmp_path / "dé")
+    with pytest.raises(StorageError, match="the name is not UTF-8"):
+        check_name(tmp_path / os.fsdecode(b"\xff"))

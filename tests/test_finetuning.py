@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from roberta.criterions.sentence_prediction import SentencePredictionLossConfig
 from roberta.criterions.sentence_ranking import SentenceRankingLossConfig
 from roberta.criterions.span import SpanLossConfig
 from roberta.criterions.wsc import WSCLossConfig
-from roberta.errors import ConfigError, DataError, PreemptionError
+from roberta.errors import ConfigError, DataError, PreemptionError, StorageError
 from roberta.finetuning import DATASETS, RegularisationConfig, SweepConfig, best_of, data_set, finetune
 from roberta.hub import from_pretrained
+from roberta.locking import locked
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.optim.adam import AdamConfig
 from roberta.optim.schedules import FixedConfig
@@ -194,7 +196,7 @@ def test_several_classes_survive_other_formats_both_ways(topics, tmp_path):
 def warnings_of(caplog, recipe: Recipe, source: Pretrained) -> list[str]:
     caplog.clear()
     Trainer(recipe, source).train()
-    return [record.getMessage() for record in caplog.records if "not above chance" in record.getMessage()]
+    return [record.getMessage() for record in caplog.records if "can't be told from chance" in record.getMessage()]
 
 
 def test_a_training_accuracy_that_stays_at_chance_is_warned_of_once_after_a_quarter(tmp_path, source, caplog):
@@ -202,14 +204,14 @@ def test_a_training_accuracy_that_stays_at_chance_is_warned_of_once_after_a_quar
     recipe = recipe_of(tmp_path, source, ["a", "a", "a", "b"] * 10, lr=1e-30, max_update=16)
     (warning,) = warnings_of(caplog, recipe, source)
     assert warning.startswith("update 4 of 16: the training accuracy of 0.")
-    assert "is not above chance (0.778); if it stays there, start again with another --seed" in warning
+    assert "can't be told from chance (0.778); if it stays there, start again with another --seed" in warning
 
 
 def test_a_training_accuracy_above_chance_is_not_warned_of(caplog):
     for accuracy, is_warned in ((0.9, False), (0.76, False), (0.75, True)):  # of 60: two standard errors are 0.125
         caplog.clear()
         ChanceWatch(0.625).look({"accuracy": accuracy, "num_targets": 60}, num_updates=4, last_update=8)
-        assert ("not above chance" in caplog.text) == is_warned, accuracy
+        assert ("can't be told from chance" in caplog.text) == is_warned, accuracy
 
 
 def test_an_early_record_and_numbers_are_not_compared_with_chance(tmp_path, source, caplog):
@@ -258,6 +260,10 @@ def test_several_runs_do_not_take_the_place_of_others(tmp_path, source, monkeypa
     monkeypatch.setattr("roberta.finetuning.find_spec", lambda name: None)
     recipe, sweep = recipe_of(tmp_path, source, ["a", "b"] * 4, keep_best=True, max_update=2), SweepConfig(seeds=(1, 2))
     finetune("mine", recipe, sweep, source)
+    with locked(tmp_path / "run"), pytest.raises(StorageError, match="in use by process"):
+        finetune("mine", recipe, sweep, source)
+    shutil.rmtree(tmp_path / "run" / "best")
+    (tmp_path / "run" / "report.json").unlink()  # as after a kill
     with pytest.raises(ConfigError, match="run already holds runs; add --resume to go on with them"):
         finetune("mine", recipe, SweepConfig(seeds=(3, 4)), source)
     alone = dataclasses.replace(recipe, trainer=dataclasses.replace(recipe.trainer, save_dir=tmp_path / "alone"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from roberta.errors import ConfigError, DataError, StorageError
-from roberta.plotting import plot, plot_confusion, read_log, read_logs, save
+from roberta.plotting import literal, plot, plot_confusion, read_log, read_logs, save
 
 TRAIN = [{"num_updates": n, "loss": 10.0 - n / 10, "lr": n * 1e-4, "tokens_per_s": 1000.0 + n} for n in (10, 20, 30)]
 VALID = [{"num_updates": n, "loss": 9.0 - n / 10} for n in (15, 30)]
@@ -230,3 +231,13 @@ def test_names_of_classes_are_no_mathematics_and_need_not_be_short(tmp_path, for
     pytest.importorskip("matplotlib")
     save(plot_confusion(["$x^", "y" * 80], [[1, 0], [0, 1]]), tmp_path / f"matrix{format}")
     assert (tmp_path / f"matrix{format}").stat().st_size > 1000
+
+
+def test_the_folder_of_a_sweep_stands_for_its_runs(tmp_path):
+    for name in ("lr0.1_seed1", "lr0.1_seed2"):
+        write_run(tmp_path / "sweep" / name)
+    assert [log.name for log in read_logs([tmp_path / "sweep"])] == ["lr0.1_seed1", "lr0.1_seed2"]
+
+
+def test_names_of_no_encoding_can_be_drawn(tmp_path):
+    assert literal(os.fsdecode(b"d\xff$")) == "d\\udcff\\$"

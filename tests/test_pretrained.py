@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import http.server
 import io
+import json
 import shutil
 import socket
 import sys
@@ -329,6 +330,16 @@ def test_the_options_of_a_run_are_found_from_its_folder_its_best_model_and_its_c
     native.save(tmp_path / "best", model, tokenizer)  # stands beside a run, and is not of it
     for place in (tmp_path / "best", tmp_path / "nowhere", "roberta.base", "hf:me/tiny"):
         assert pretrained.training_options(place) == {}
+
+
+def test_the_options_of_a_sweep_are_those_of_the_run_that_left_the_best_model(tmp_path):
+    model, tokenizer = make_model(), Tokenizer.load()
+    for seed, stride in ((1, 9), (2, 7)):
+        state = native.TrainingState({"task": {"type": "span", "doc_stride": stride}}, {"m": torch.zeros(1)}, {})
+        native.save(tmp_path / f"lr1e-05_seed{seed}" / "step_0000003", model, tokenizer, state)
+    for best, stride in (("runs/old/lr1e-05_seed2", 7), (None, 9)):
+        (tmp_path / "report.json").write_text(json.dumps({"best": {"save_dir": best}}))
+        assert pretrained.training_options(tmp_path)["task"]["doc_stride"] == stride
 
 
 def test_a_folder_of_no_known_kind_says_what_it_lacks(tmp_path):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from roberta import files, manifest
 from roberta.errors import CheckpointError, StorageError
+from roberta.files import check_name
 
 CARD = "README.md"
 TEMPORARY_PREFIX = ".tmp-"
@@ -36,6 +37,7 @@ def replacing(folder: Path, marker: str, *, num_bytes: int = 0) -> Iterator[Path
     Raises:
         StorageError: the folder can't be written, or something else is there; what was there stays.
     """
+    check_name(folder)
     folder = folder.resolve()  # a link stays, and what it points to is replaced
     temporary = _temporary(folder)
     replaced = temporary.with_name(temporary.name + _REPLACED)

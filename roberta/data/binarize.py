@@ -157,7 +157,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    make_folder(folder)
+    make_folder(folder, "--destdir")
     with locked(folder):
         yield
 

@@ -1,8 +1,8 @@
 """Raw text binarised once: the folder that a text file or a folder of text files stands for.
 
 It is kept in the cache under a name that depends on the files (path, size, time of change), the vocabulary, the
-validation split, and the version of what makes it. Several processes that need it at once may each make it; all end
-with a whole one, without a lock.
+validation split, and the version of what makes it. Of several processes that need it at once one makes it, and the
+others wait; where the file system has no locks each makes it, and all end with a whole one.
 """
 
 import hashlib
@@ -20,6 +20,8 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint
 from roberta.download import cache_dir, sweep
 from roberta.errors import ConfigError, DataError, StorageError
+from roberta.files import make_folder
+from roberta.locking import in_turn
 
 TEXT_SUFFIX = ".txt"
 
@@ -64,7 +66,12 @@ def binarized(
     key = json.dumps([_VERSION, *sources, fraction, fingerprint(Tokenizer.load(vocab))])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     target = (folder or cache_dir() / "data-bin") / f"{data.absolute().stem}-{digest}"
-    if not target.is_dir():
+    if target.is_dir():
+        return target
+    make_folder(target.parent)
+    with in_turn(target.with_name(f".{target.name}.lock")):
+        if target.is_dir():
+            return target
         part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
         logger.info("binarising %s into %s", data, target)
         sweep(target.parent, _PARTS)

@@ -8,6 +8,7 @@ What is chosen are units: tokens, or whole words, alone or in spans. One draw de
 Shapes: B samples, T packed tokens, U units, K chosen units, M chosen tokens.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,16 +47,16 @@ class MaskingConfig:
         ):
             if not 0 < prob <= 1:
                 raise ConfigError(f"{flag} {prob}; expected above 0 and at most 1")
-        if min(self.leave_unmasked_prob, self.random_token_prob) < 0:
-            raise ConfigError("--leave-unmasked-prob and --random-token-prob can't be negative")
+        if not (0 <= self.leave_unmasked_prob <= 1 and 0 <= self.random_token_prob <= 1):
+            raise ConfigError("--leave-unmasked-prob and --random-token-prob must lie in [0, 1]")
         if self.leave_unmasked_prob + self.random_token_prob > 1:
             raise ConfigError(
                 f"--leave-unmasked-prob {self.leave_unmasked_prob} and --random-token-prob {self.random_token_prob} "
                 "sum to more than 1"
             )
-        if self.mask_multiple_length < 1:
-            raise ConfigError(f"--mask-multiple-length {self.mask_multiple_length}; expected at least 1")
-        if self.mask_stdev < 0:
+        if not 1 <= self.mask_multiple_length < 2**31:
+            raise ConfigError(f"--mask-multiple-length {self.mask_multiple_length}; expected 1 to 2147483647")
+        if not 0 <= self.mask_stdev < math.inf:
             raise ConfigError(f"--mask-stdev {self.mask_stdev}; expected at least 0")
         if self.mask_stdev and self.mask_multiple_length == 1:
             raise ConfigError("--mask-stdev varies the length of spans; give their mean as --mask-multiple-length")

@@ -145,7 +145,8 @@ class RobertaHubInterface(HubModel):
         values of a regression head on its scale, or the scores of a choice head: (B, 1).
 
         For each text or tuple of texts: `.label` and `.probabilities` by label name (or class number) from a
-        classification head, `.value` from a regression or choice head, a tuple of tags by token from a tagging head.
+        classification head, and `.labels`, those that hold, of which there may be several or none where it tells
+        several at once; `.value` from a regression or choice head; a tuple of tags by token from a tagging head.
 
         Raises:
             ConfigError: the model has no such head, or the head is not for texts.

@@ -35,10 +35,14 @@ Label = str | int  # the name of a class, or its number where the head has no na
 
 @dataclass(frozen=True)
 class Classification:
-    """The likeliest class of a text, and the probability of each."""
+    """The likeliest class of a text, the probability of each, and which of them hold.
+
+    Those that hold are the likeliest alone; where several may, those that are likelier than not, and may be none.
+    """
 
     label: Label
     probabilities: dict[Label, float]
+    labels: tuple[Label, ...]
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,14 @@ def zero_shot(
         shares = entailed.view(len(texts), len(labels))
     else:
         shares = entailed.view(len(texts), len(labels)).softmax(dim=1)
-    return [_classified(labels, row) for row in shares.tolist()]
+    return [_classified(labels, row, several=multi_label) for row in shares.tolist()]
 
 
-def _classified(labels: Sequence[Label], probabilities: Sequence[float]) -> Classification:
-    return Classification(labels[int(np.argmax(probabilities))], dict(zip(labels, probabilities, strict=True)))
+def _classified(labels: Sequence[Label], probabilities: Sequence[float], *, several: bool = False) -> Classification:
+    found = dict(zip(labels, probabilities, strict=True))
+    best = labels[int(np.argmax(probabilities))]
+    holding = tuple(label for label, probability in found.items() if probability > 0.5) if several else (best,)
+    return Classification(best, found, holding)
 
 
 def _nli_head(engine: Engine) -> str:
@@ -194,7 +201,8 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
 
 
 def _classification(config: Any, log_probabilities: list[float]) -> Classification:
-    return _classified(config.labels or range(config.num_classes), list(map(exp, log_probabilities)))
+    labels = config.labels or range(config.num_classes)
+    return _classified(labels, list(map(exp, log_probabilities)), several=config.multi_label)
 
 
 def _tags(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ class MaskedLMTask(Task):
 
     def __init__(self, config: MaskedLMTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config
-        self.folders = _folders(config)
+        self.folders = _folders(config, tokenizer)
         if config.multilang_sampling_alpha is not None and len(self.folders) == 1:
             raise ConfigError(
                 f"--multilang-sampling-alpha weighs the folders of languages, and {config.data} is one folder; "
@@ -203,17 +204,24 @@ def _has(folder: Path, split: str) -> bool:
     return idx_path(folder / split).exists() or bin_path(folder / split).exists()
 
 
-def _folders(config: MaskedLMTaskConfig) -> list[Path]:
-    """Return the binarised folders of the data; raw text is binarised first."""
+def _folders(config: MaskedLMTaskConfig, tokenizer: Tokenizer | None) -> list[Path]:
+    """Return the binarised folders of the data; raw text is binarised first, by a tokenizer that is there already."""
     if is_raw_text(config.data):
-        fraction = config.valid_fraction
-        return [binarized(config.data, vocab=config.vocab, valid_data=config.valid_data, valid_fraction=fraction)]
+        with TemporaryDirectory() as name:
+            vocab = config.vocab
+            if vocab is None and tokenizer is not None:
+                vocab = Path(name)
+                tokenizer.save(vocab)
+            fraction = config.valid_fraction
+            return [binarized(config.data, vocab=vocab, valid_data=config.valid_data, valid_fraction=fraction)]
     if config.vocab or config.valid_data or config.valid_fraction != MaskedLMTaskConfig.valid_fraction:
         raise ConfigError(
             f"--vocab, --valid-data and --valid-fraction are for raw text, and {config.data} is not; leave them out"
         )
     folders = [config.data] if config.data.exists() else [Path(name) for name in str(config.data).split(os.pathsep)]
     for folder in folders:
+        if not folder.exists():
+            raise DataError(f"{folder}: no such file or folder; give text, or a folder that roberta-preprocess made")
         if not (folder / FILE_NAME).is_file():
             raise DataError(f"{folder}: no {FILE_NAME} there; make the folder with roberta-preprocess")
     return folders

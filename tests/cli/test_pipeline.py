@@ -97,7 +97,7 @@ def test_a_user_module_brings_its_own_components(data_bin, tmp_path, monkeypatch
     [
         (
             ["no-such-folder", "--save-dir", "run", "--max-update", "1", "--batch-size", "1"],
-            "no-such-folder: no dict.txt there",
+            "no-such-folder: no such file or folder",
         ),
         (["data", "--save-dir", "run", "--batch-size", "1"], "give --max-update, --max-epoch or both"),
         (

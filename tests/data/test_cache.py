@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,13 @@ def test_what_leaves_nothing_to_validate_on_is_refused(tmp_path, text):
         made(text, valid=tmp_path / "empty")
     with pytest.raises(ConfigError, match="give --valid-data, or a --valid-fraction above 0"):
         made(text, fraction=0.0)
+
+
+def test_of_several_processes_one_makes_it_and_the_others_wait(text, monkeypatch):
+    calls = []
+    preprocess = cache_module.preprocess
+    monkeypatch.setattr(cache_module, "preprocess", lambda config: calls.append(1) or preprocess(config))
+    with ThreadPoolExecutor(4) as threads:
+        folders = set(threads.map(made, [text] * 4))
+    assert len(calls) == len(folders) == 1
+    assert [path.name for path in folders.pop().parent.iterdir()] == [made(text).name]

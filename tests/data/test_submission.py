@@ -96,7 +96,7 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path, place):
     (tmp_path / "a-file").write_text("")
     (tmp_path / "RTE.tsv").mkdir()
     folder = tmp_path / "a-file" if place == "a-file" else tmp_path
-    with pytest.raises(StorageError, match="can't be written"):
+    with pytest.raises(StorageError, match="can't be (made|written)"):
         write_submission(folder, "rte", "test", examples_of("0"), ["entailment"])
 
 

@@ -382,3 +382,14 @@ def test_a_head_that_is_replaced_is_told_of(headed, caplog):
     assert not caplog.text
     other.register_classification_head("new", num_classes=3)
     assert "the head 'new' that was there, ClassificationHeadConfig(num_classes=2" in caplog.text
+
+
+def test_of_several_classes_those_hold_that_are_likelier_than_not(headed):
+    other = RobertaHubInterface(copy.deepcopy(headed.model), headed.tokenizer)
+    labels = ("a", "b", "c")
+    other.register_head("tags", ClassificationHeadConfig(num_classes=3, labels=labels, multi_label=True))
+    for biases, holding in (((9.0, 8.0, -9.0), ("a", "b")), ((-9.0, -8.0, -9.0), ())):
+        torch.nn.init.zeros_(other.model.heads["tags"].out_proj.weight)
+        other.model.heads["tags"].out_proj.bias.data.copy_(torch.tensor(biases))
+        assert other.predict("tags", "x").labels == holding
+    assert headed.predict("mnli", "x").labels == (headed.predict("mnli", "x").label,)

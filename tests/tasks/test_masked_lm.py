@@ -8,7 +8,9 @@ import torch
 
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.indexed import IndexedDataset
+from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
+from roberta.pretrained import SHIPPED
 from roberta.tasks.masked_lm import MaskedLMTask, MaskedLMTaskConfig
 
 DOCUMENTS = "\n".join(f"This is document {i}.\nIt has a second line.\n" for i in range(20))
@@ -75,7 +77,7 @@ def test_folders_of_different_dictionaries_are_refused(shards, data_bin, tmp_pat
 def test_a_folder_without_a_dictionary_is_refused(tmp_path, data_bin):
     with pytest.raises(DataError, match=rf"{tmp_path}: no dict\.txt there; make the folder with roberta-preprocess"):
         task(tmp_path)
-    with pytest.raises(DataError, match=r"none: no dict\.txt there"):
+    with pytest.raises(DataError, match="none: no such file or folder"):
         task(Path(f"{data_bin}{os.pathsep}{tmp_path / 'none'}"))
 
 
@@ -100,6 +102,15 @@ def test_raw_text_takes_its_vocabulary_and_validation_text(tmp_path, monkeypatch
     assert ours.tokenizer.dictionary.symbols[4] == lines[-1].split()[0]
     assert [ours.tokenizer.decode(sample) for sample in originals(ours)] == ["one two three"]
     assert [ours.tokenizer.decode(sample) for sample in originals(ours, "valid")] == ["fourfive six"]
+
+
+def test_raw_text_is_binarised_by_the_tokenizer_of_the_model_that_there_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBERTA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.txt").write_text(DOCUMENTS, encoding="utf-8")
+    tokenizer = Tokenizer.load(SHIPPED["roberta.mini"])
+    ours = MaskedLMTask(MaskedLMTaskConfig(data=tmp_path / "a.txt", valid_fraction=0.1), tokenizer)
+    assert ours.tokenizer.dictionary == tokenizer.dictionary
+    assert MaskedLMTask(ours.config, tokenizer).folders == ours.folders
 
 
 @pytest.mark.parametrize("option", ["vocab", "valid_data", "valid_fraction"])

@@ -16,9 +16,9 @@ Version = Literal["1.1", "2.0"]
 
 _TRAITS: dict[Version, str] = {
     "1.1": "all questions of 1.1 have answers, so nothing in it teaches or tests when to give none: "
-    "use squad (roberta-finetune squad), or --version 1.1",
+    "use squad (roberta-finetune squad)",
     "2.0": "some questions of 2.0 have no answer, which a model for 1.1 can't say: "
-    "use squad2 (roberta-finetune squad2), or --version 2.0",
+    "use squad2 (roberta-finetune squad2)",
 }
 _LOGGER = logging.getLogger(__name__)
 

@@ -44,12 +44,13 @@ class Judgement:
 
 
 def evaluate_masked_lm(
-    roberta: RobertaHubInterface, task: MaskedLMTask, samples: Samples, *, max_tokens: int
+    roberta: RobertaHubInterface, task: MaskedLMTask, split: str, *, max_tokens: int
 ) -> dict[str, float]:
-    """Return the masked-LM loss and perplexity over samples, with masks that are the same every time.
+    """Return the masked-LM loss and perplexity over the samples of a split, with masks that are the same every time.
 
     Raises:
         ConfigError: the model has no masked-LM head, or the samples are longer than it takes.
+        DataError: the split is missing or damaged.
         VocabError: the data was made with another dictionary than the model's.
     """
     if task.tokenizer.dictionary != roberta.tokenizer.dictionary:
@@ -58,8 +59,9 @@ def evaluate_masked_lm(
         )
     criterion = MaskedLMLoss(MaskedLMLossConfig(), task.head)
     check_head(criterion.config, roberta.model.head_config(task.head))
-    check_lengths(samples, roberta.max_tokens)
     started = time.perf_counter()
+    samples = task.samples(split)
+    check_lengths(samples, roberta.max_tokens)
     figures = evaluate(roberta.model, criterion, samples, batch_size=None, max_tokens=max_tokens)
     return {**figures, **_cost(samples, started)}
 

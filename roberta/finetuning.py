@@ -32,7 +32,7 @@ from roberta.model_card import write_run_cards
 from roberta.plotting import plot, plot_confusion, read_logs, save
 from roberta.recipe import Recipe
 from roberta.report import Report, Run, Split, confusion
-from roberta.run_folder import RUN
+from roberta.run_folder import RUN, check_no_data
 from roberta.tasks.task import Samples
 from roberta.trainer import Trainer
 from roberta.validation import predict
@@ -126,6 +126,11 @@ def finetune(name: str, recipe: Recipe, sweep: SweepConfig, source: pretrained.P
     save_dir = recipe.trainer.save_dir
     combinations = list(product(sweep.lr, sweep.seeds))
     folders = [save_dir / f"lr{lr:g}_seed{seed}" for lr, seed in combinations] if len(combinations) > 1 else [save_dir]
+    if len(set(folders)) < len(folders):
+        raise ConfigError(
+            f"--lr {' '.join(map(repr, sweep.lr))}: two of them are the same to six digits; leave one out"
+        )
+    _check_predictions(save_dir)
     variants = [_variant(recipe, *values, folder) for values, folder in zip(combinations, folders, strict=True)]
     with _alone(save_dir, resume=recipe.trainer.resume) if len(variants) > 1 else nullcontext():
         return _sweep(name, recipe, variants, source)
@@ -183,6 +188,7 @@ def _alone(save_dir: Path, *, resume: bool) -> Iterator[None]:
 
 
 def _check_is_free(save_dir: Path, *, resume: bool) -> None:
+    check_no_data(save_dir)
     if native.steps(save_dir) or (save_dir / RUN).is_file():
         raise ConfigError(f"{save_dir} holds a single run; choose another --save-dir for several")
     has_ended = any((save_dir / name).exists() for name in (native.BEST, f"{REPORT}.json"))
@@ -190,6 +196,13 @@ def _check_is_free(save_dir: Path, *, resume: bool) -> None:
         raise ConfigError(
             f"{save_dir} already holds runs; add --resume to go on with them, or choose another --save-dir"
         )
+
+
+def _check_predictions(save_dir: Path) -> None:
+    """Refuse a folder whose predictions are not those of a run, and would be replaced."""
+    is_ours = any((save_dir / name).exists() for name in (RUN, f"{REPORT}.json")) or any(save_dir.glob("lr*_seed*"))
+    if (save_dir / PREDICTIONS).exists() and not (is_ours and (save_dir / PREDICTIONS).is_dir()):
+        raise ConfigError(f"{save_dir / PREDICTIONS} is not of a run, and would be replaced; choose another --save-dir")
 
 
 def _described(trainer: Trainer, last: dict[str, float]) -> Run:
@@ -258,7 +271,7 @@ def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]
         write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines), escape=True)
         samples.write_predictions(folder, outputs)
         is_told = all(prediction.answer is not None for prediction in predictions)
-        splits[split] = Split(samples.score(outputs) if is_told else {}, predictions)
+        splits[split] = Split(samples.score(outputs) if is_told else {}, predictions, samples.counts())
     return splits
 
 

@@ -1,6 +1,7 @@
 """What a training run is: the configs of all its components, and which of them may change when it is resumed."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from roberta.distributed import Parallelism
 from roberta.errors import ConfigError
 from roberta.models.linear import CpuEngineChoice
 from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+
+logger = logging.getLogger(__name__)
 
 FREE_ON_RESUME = frozenset(
     {
@@ -41,8 +44,12 @@ FREE_ON_RESUME = frozenset(
     }
 )
 _FIELDS = {"lr_scheduler": "schedule"}  # of a recipe, where a checkpoint has another name for them
-# The data has a fingerprint, and the timetable checks the decay.
-FREE_OF_OTHERS = frozenset({("task", "data"), ("task", "valid_fraction"), ("lr_scheduler", "decay_updates")})
+MOST = 2**40  # samples or tokens of a batch
+# The data has a fingerprint, wherever it is, and the timetable checks the decay.
+PLACES = ("data", "vocab", "valid_data", "dev", "train_file", "valid_file")
+FREE_OF_OTHERS = frozenset(
+    {*(("task", name) for name in PLACES), ("task", "valid_fraction"), ("lr_scheduler", "decay_updates")}
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ class TrainerConfig:
         for name in ("validate_interval_updates", "save_interval_updates"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 0")
+        for name in ("batch_size", "max_tokens"):
+            if getattr(self, name) is not None and not 1 <= getattr(self, name) <= MOST:
+                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must lie between 1 and {MOST}")
         if not self.update_freq or min(self.update_freq) < 1:
             raise ConfigError(f"--update-freq is {self.update_freq}; it takes numbers of at least 1")
         if self.cpu_engine != "torch":
@@ -155,6 +165,8 @@ class Recipe:
         options: all options of the run, as `to_json` wrote them.
         """
         init_from = options.get("trainer", {}).get("init_from")
+        if self.trainer.init_from not in (None, init_from):
+            logger.warning("the run began from %s; %s says nothing any more", init_from, self.trainer.init_from)
         return dataclasses.replace(self, trainer=dataclasses.replace(self.trainer, init_from=init_from))
 
     def to_json(self) -> dict[str, Any]:

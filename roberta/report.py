@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Split:
-    """The figures of a split, none where its answers are not told, and its predictions."""
+    """The figures of a split, none where its answers are not told, its predictions, and how many samples were cut."""
 
     figures: Mapping[str, float]
     predictions: Sequence[Prediction]
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class Report:
             "runs": [_described(run) for run in self.runs],
             "learning_rates": [{"lr": lr, "runs": len(values), **_spread(values)} for lr, values in by_lr.items()],
             "splits": {
-                name: {"examples": len(split.predictions), **split.figures} for name, split in self.splits.items()
+                name: {"examples": len(split.predictions), **split.figures, **split.counts}
+                for name, split in self.splits.items()
             },
         }
 
@@ -134,11 +136,14 @@ def _described(run: Run) -> dict[str, Any]:
 
 def _figures(splits: Mapping[str, Split]) -> str:
     names = list(dict.fromkeys(name for split in splits.values() for name in split.figures))
+    counts = list(dict.fromkeys(name for split in splits.values() for name in split.counts))
     rows = []
     for name, split in splits.items():
         cells = [f"{split.figures[figure]:.4f}" if figure in split.figures else "" for figure in names]
-        rows.append([name, str(len(split.predictions)), *cells, _interval(split)])
-    return "## Figures\n\n" + table(["split", "examples", *names, "95 % of accuracy"], rows)
+        cells += [_interval(split), *(str(split.counts.get(count, "")) for count in counts)]
+        rows.append([name, str(len(split.predictions)), *cells])
+    shown = [count.removeprefix("num_").replace("_", " ") for count in counts]
+    return "## Figures\n\n" + table(["split", "examples", *names, "95 % of accuracy", *shown], rows)
 
 
 def _interval(split: Split) -> str:

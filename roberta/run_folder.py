@@ -74,6 +74,7 @@ class RunFolder:
             ConfigError: it does.
         """
         save_dir = self._config.save_dir
+        check_no_data(save_dir)
         has_steps, has_best = bool(native.steps(save_dir)), (save_dir / native.BEST).exists()
         if not self._config.resume and (has_steps or has_best):
             raise ConfigError(
@@ -144,12 +145,15 @@ class RunFolder:
         native.save(folder, model, tokenizer, weights=weights, num_updates=num_updates)
 
     def has_lost_best(self, num_updates: int) -> bool:
-        """Return whether the best model that is there is damaged or not that of an update; 0 if there was none.
+        """Return whether the best model is damaged, not that of an update, or not there where it is to be kept.
+
+        num_updates: 0 if there was none.
 
         A later one may have taken its place before the run was killed, whose update is then made anew.
         """
         save_dir = self._config.save_dir
-        if not num_updates or not (save_dir / native.BEST).exists() or native.is_best_of(save_dir, num_updates):
+        is_there = (save_dir / native.BEST).exists()
+        if not num_updates or native.is_best_of(save_dir, num_updates) or not (is_there or self._config.keep_best):
             return False
         logger.info("the best model is not that of update %d any more; the next one takes its place", num_updates)
         return True
@@ -173,6 +177,16 @@ class RunFolder:
             StorageError: it can't be written.
         """
         self._writer.wait()
+
+
+def check_no_data(save_dir: Path) -> None:
+    """Refuse the folder of binarised data, whose dictionary and manifest are those of no model.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if any(save_dir.glob("*.idx")):
+        raise ConfigError(f"{save_dir} holds binarised data; choose another --save-dir")
 
 
 def _earlier_starts(path: Path, num_updates: int) -> list[dict[str, Any]]:

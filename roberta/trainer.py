@@ -47,7 +47,6 @@ from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
 from roberta.validation import check_head, check_lengths, evaluate
 
 logger = logging.getLogger(__name__)
-
 _ON_THE_BAR = ("loss", "ppl", "accuracy", "lr", "gnorm", "tokens_per_s", "mfu")
 
 

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import platform
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -155,7 +156,8 @@ def _print_version() -> None:
 def expanded(arguments: Sequence[str], *, inside: tuple[str, ...] = ()) -> list[str]:
     """Return the arguments with the options of a recipe in the place of each `@file`, and `@text` for `@@text`.
 
-    A recipe has options as on a command line, and recipes; `#` starts a comment. inside: the recipes being read.
+    A recipe has options as a shell takes them, quotes included, and recipes; `#` starts a comment. inside: those being
+    read.
 
     Raises:
         ConfigError: a recipe can't be read, or inserts itself.
@@ -178,14 +180,14 @@ def is_recipe(argument: str) -> bool:
 
 def _options_in(argument: str) -> list[str]:
     try:
-        lines = Path(argument[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        text = Path(argument[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        return shlex.split(text, comments=True)
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
         raise ConfigError(
             f"{argument}: {reason}; what begins with @ is the path of a recipe, a file of options; give a text that "
             f"begins with @ as @{argument}"
         ) from error
-    return [option for line in lines for option in line.split("#")[0].split()]
 
 
 def asks_about(argv: Sequence[str]) -> bool:
@@ -270,6 +272,10 @@ def load_user_module(name: str | None) -> None:
     """
     if name is None:
         return
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(
+            f"--user-module {name!r}: not the name of a module; give one such as spoken, and its folder in PYTHONPATH"
+        )
     try:
         importlib.import_module(name)
     except (ImportError, SyntaxError) as error:

@@ -378,14 +378,16 @@ def _is_split_of_race(folder: Path) -> bool:
 
 
 def _masked_lm(request: Request) -> dict[str, Any]:
+    from roberta.data.cache import is_raw_text
     from roberta.evaluation import evaluate_masked_lm
     from roberta.tasks.masked_lm import MaskedLMTask, MaskedLMTaskConfig
 
-    config = request.config
-    roberta = _model(config)
+    if is_raw_text(request.data):
+        raise ConfigError(f"{request.data}: text; give what roberta-preprocess makes of it with the model's --vocab")
+    roberta = _model(request.config)
     reading = _reading(request, roberta, "masked_lm", "sample_break_mode")
-    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, **reading), roberta.tokenizer)
-    return evaluate_masked_lm(roberta, task, task.samples(config.split), max_tokens=config.max_tokens)
+    task = MaskedLMTask(MaskedLMTaskConfig(data=request.data, **reading))
+    return evaluate_masked_lm(roberta, task, request.config.split, max_tokens=request.config.max_tokens)
 
 
 def _reading(request: Request, roberta: Any, task: str, *names: str) -> dict[str, Any]:

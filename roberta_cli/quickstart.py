@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roberta.config import add_arguments, from_namespace, option
+from roberta.config import add_arguments, flag, from_namespace, option
+from roberta.errors import ConfigError
 from roberta_cli import evaluate, finetune, preprocess, train
 from roberta_cli.entry import Parser, run
 from roberta_cli.results import Result, show
@@ -51,6 +52,11 @@ class QuickstartConfig:
     folder: Path = option(Path("runs/quickstart"), help="where to put the text, the data, the runs and checkpoints")
     max_update: int = option(300, help="number of updates of the pretraining")
     classifier_updates: int = option(120, help="number of updates of the fine-tuning")
+
+    def __post_init__(self) -> None:
+        for name in ("max_update", "classifier_updates"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; it must be at least 1")
 
 
 def command(argv: Sequence[str]) -> Result | None:

@@ -75,7 +75,10 @@ def command(argv: Sequence[str]) -> Result:
 
     parser = Parser("roberta-score", "TEXTS", description=DESCRIPTION, example=EXAMPLE)
     parser.add_argument(
-        "texts", type=Path, metavar="TEXTS", help="file of texts, a line each; .gz and .xz are unpacked, - is stdin"
+        "texts",
+        type=Path,
+        metavar="TEXTS",
+        help="file of texts, a line each; .gz, .xz and .zst are unpacked, - is stdin",
     )
     add_arguments(parser, ScoreConfig, title="scoring")
     add_arguments(parser, SurfaceConfig, title="sacrebleu")

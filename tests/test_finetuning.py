@@ -31,7 +31,7 @@ from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import CRITERIONS, TASKS
 from roberta.report import Run
 from roberta.tasks.masked_lm import MaskedLMTaskConfig
-from roberta.tasks.sentence_prediction import SentencePredictionTaskConfig
+from roberta.tasks.sentence_prediction import SentencePredictionTask, SentencePredictionTaskConfig
 from roberta.tasks.sentence_ranking import SentenceRankingTask, SentenceRankingTaskConfig
 from roberta.tasks.wsc import WSCTask, WSCTaskConfig
 from roberta.trainer import Trainer
@@ -254,6 +254,23 @@ def test_a_best_model_of_a_run_is_linked_not_copied(tmp_path, source, monkeypatc
     report = finetune("mine", recipe, SweepConfig(seeds=(1, 2)), source)
     ours, theirs = (folder / "best" / native.MODEL for folder in (tmp_path / "run", report.best.save_dir))
     assert ours.samefile(theirs)
+
+
+def test_predictions_that_no_run_made_are_not_replaced(tmp_path, source):
+    recipe = recipe_of(tmp_path, source, ["a", "b"] * 4)
+    (tmp_path / "run" / "predictions").mkdir(parents=True)
+    (tmp_path / "run" / "predictions" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match="predictions is not of a run, and would be replaced"):
+        finetune("mine", recipe, SweepConfig(), source)
+    assert (tmp_path / "run" / "predictions" / "mine.txt").exists()
+    with pytest.raises(ConfigError, match="two are the same to six digits|two of them are the same to six digits"):
+        finetune("mine", recipe, SweepConfig(lr=(0.01, 0.010000001)), source)
+
+
+def test_one_file_of_a_glue_set_is_no_place_to_train_and_validate(tmp_path, source):
+    (tmp_path / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
+    with pytest.raises(ConfigError, match=r"train\.tsv: a file, which has but one split; give the folder"):
+        SentencePredictionTask(SentencePredictionTaskConfig(data=tmp_path / "train.tsv", data_layout="rte"))
 
 
 def test_several_runs_do_not_take_the_place_of_others(tmp_path, source, monkeypatch):

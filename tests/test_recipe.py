@@ -59,3 +59,28 @@ def test_the_share_held_out_may_differ_where_the_data_does_not():
     saved = ours.to_json()
     saved["task"]["valid_fraction"] = 0.2
     ours.check_resumes(saved, "run")
+
+
+def test_the_same_data_may_be_elsewhere():
+    """It has a fingerprint."""
+    saved = make_recipe().to_json()
+    saved["task"] |= {"vocab": "bin0", "valid_data": "v.txt"}
+    make_recipe().check_resumes(saved, SOURCE)
+
+
+def test_another_model_to_begin_from_says_nothing_when_a_run_goes_on(caplog):
+    recipe = make_recipe(init_from="b").continuing({"trainer": {"init_from": "a"}})
+    assert recipe.trainer.init_from == "a"
+    assert "the run began from a; b says nothing any more" in caplog.text
+    caplog.clear()
+    for given in (None, "a"):
+        make_recipe(init_from=given).continuing({"trainer": {"init_from": "a"}})
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("option", ["batch_size", "max_tokens"])
+def test_batches_have_a_size_that_can_be_counted(option):
+    with pytest.raises(
+        ConfigError, match=f"--{option.replace('_', '-')} is 1000000000000000000000; it must lie between"
+    ):
+        TrainerConfig(save_dir=Path("run"), max_update=3, **({"batch_size": 8} | {option: 10**21}))

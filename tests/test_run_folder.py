@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from roberta.checkpoint import native
+from roberta.errors import ConfigError
 from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.recipe import TrainerConfig
 from roberta.run_folder import RUN, RunFolder
@@ -115,3 +116,18 @@ def test_earlier_starts_that_are_none_are_left_out_and_counted(run, earlier, cap
 def test_what_is_not_of_a_start_is_not_kept(run):
     (run / RUN).write_text(json.dumps({**SECOND, "note": 1, "earlier": [{**FIRST, "num_updates": 3, "note": 2}]}))
     assert begin(run)["earlier"] == [{**FIRST, "num_updates": 3}, {**SECOND, "num_updates": 5}]
+
+
+def test_a_best_model_that_is_to_be_kept_and_is_not_there_is_lost(run):
+    for keep_best in (False, True):
+        config = TrainerConfig(save_dir=run, max_update=10, batch_size=1, resume=True, keep_best=keep_best)
+        folder = RunFolder(config, is_main=True)
+        assert folder.has_lost_best(4) == keep_best
+        assert not folder.has_lost_best(0)
+
+
+def test_the_folder_of_binarised_data_is_no_run_s(tmp_path):
+    (tmp_path / "train.idx").touch()
+    config = TrainerConfig(save_dir=tmp_path, max_update=10, batch_size=1)
+    with pytest.raises(ConfigError, match="holds binarised data; choose another --save-dir"):
+        RunFolder(config, is_main=True).check_is_free()

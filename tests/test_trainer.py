@@ -375,7 +375,7 @@ def test_validation_computes_in_the_precision_of_training(recipe):
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": None, "max_tokens": 10}])
 def test_batch_limits_that_do_not_fit_are_refused_before_anything_is_written(recipe, options):
-    with pytest.raises((ConfigError, DataError), match="--batch-size 0|--max-tokens allows 10"):
+    with pytest.raises((ConfigError, DataError), match="--batch-size is 0|--max-tokens allows 10"):
         Trainer(with_options(recipe, **options))
     assert not recipe.trainer.save_dir.exists()
 

@@ -566,15 +566,15 @@ def test_the_best_model_of_updates_that_are_undone_is_not_taken_for_that_of_an_e
     assert trainer._evaluate()["loss"] == trainer.position.best
 
 
-def test_a_damaged_best_model_is_replaced_and_a_missing_one_changes_nothing(recipe):
+def test_a_damaged_best_model_is_replaced_and_so_is_a_missing_one(recipe):
     ended = trained(recipe, validate_interval_updates=1, max_update=2, keep_best=True)
     (ended.config.save_dir / "best" / "config.json").write_text('{"form')
     trained(recipe, resume=True, validate_interval_updates=1, max_update=3, keep_best=True)
     assert load(ended.config.save_dir)
     (ended.config.save_dir / "best").rename(ended.config.save_dir.parent / "elsewhere")
-    resumed = Trainer(with_options(recipe, resume=True, max_update=3, keep_best=True))
-    resumed.train()
-    assert resumed.position.best is not None
+    resumed = trained(recipe, resume=True, validate_interval_updates=1, max_update=4, keep_best=True)
+    assert resumed.position.best_update == 4
+    assert (ended.config.save_dir / "best").is_dir()
 
 
 def test_without_keep_best_the_newest_checkpoint_is_opened(recipe):

@@ -37,6 +37,8 @@ class MaskedLMLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss summed over the batch's targets, and the sums to log (here the same)."""
+        if batch.groups is not None:
+            raise ConfigError("this loss is for single texts; leave out --criterion, or give that of the task")
         loss = model(batch.tokens, batch.layout, self.head, batch.select, batch.targets)
         return loss, {"loss": loss.detach()}
 

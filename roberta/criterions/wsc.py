@@ -3,6 +3,7 @@
 Shapes: Q questions, B sequences, one for each candidate, M masked rows, V vocabulary.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,10 @@ class WSCLossConfig:
     wsc_margin_beta: float = option(0.0, help="margin loss: how much better the right candidate must be, in nats")
 
     def __post_init__(self) -> None:
-        if self.wsc_margin_alpha < 0:
+        if not 0 <= self.wsc_margin_alpha < math.inf:
             raise ConfigError(f"--wsc-margin-alpha is {self.wsc_margin_alpha}; it must be at least 0")
+        if not math.isfinite(self.wsc_margin_beta):
+            raise ConfigError(f"--wsc-margin-beta is {self.wsc_margin_beta}; it must be finite")
 
     def check_fits(self, head: Any) -> None:
         """Refuse the config of a head that predicts no tokens.

@@ -198,6 +198,8 @@ def _check_destination(config: PreprocessConfig, splits: Iterable[str], tokenize
     folder = config.destdir
     if models := sorted(path.name for pattern in _MODELS for path in folder.glob(pattern)):
         raise ConfigError(f"{folder}: holds a model, {models[0]}, and its vocabulary; choose another --destdir")
+    if any(folder.glob("step_*")) or (folder / "run.json").exists():
+        raise ConfigError(f"{folder}: holds a run; choose another --destdir")
     found = {path.stem for path in folder.glob("*.idx")}
     others = found.difference(splits)
     for name in sorted(others):

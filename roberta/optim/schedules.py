@@ -40,6 +40,11 @@ class WarmupConfig:
         return round(self.warmup_ratio * total) or self.warmup_updates
 
 
+def _check_total(total_num_update: int | None) -> None:
+    if total_num_update is not None and total_num_update < 1:
+        raise ConfigError(f"--total-num-update is {total_num_update}; it must be at least 1")
+
+
 @dataclass(frozen=True)
 class PolynomialDecayConfig(WarmupConfig):
     """Options of the polynomial (by default linear) schedule."""
@@ -50,6 +55,7 @@ class PolynomialDecayConfig(WarmupConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_total(self.total_num_update)
         if not 0.0 < self.power < math.inf:
             raise ConfigError(f"--power is {self.power}; it must be positive")
         if not 0.0 <= self.end_learning_rate <= self.lr:
@@ -83,6 +89,7 @@ class CosineConfig(WarmupConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_total(self.total_num_update)
         if not 0.0 <= self.min_lr <= self.lr:
             raise ConfigError(f"--min-lr is {self.min_lr}; it must lie between 0 and --lr {self.lr}")
 

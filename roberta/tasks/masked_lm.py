@@ -4,7 +4,6 @@ Shapes: T packed tokens, M masked positions.
 """
 
 import logging
-import math
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -60,8 +59,10 @@ class MaskedLMTaskConfig(MaskingConfig):
         super().__post_init__()
         if self.tokens_per_sample < 2:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; <s> and a token need 2")
-        if self.multilang_sampling_alpha is not None and not 0 <= self.multilang_sampling_alpha < math.inf:
-            raise ConfigError(f"--multilang-sampling-alpha is {self.multilang_sampling_alpha}; it must be at least 0")
+        if self.multilang_sampling_alpha is not None and not 0 <= self.multilang_sampling_alpha <= 10:
+            raise ConfigError(
+                f"--multilang-sampling-alpha is {self.multilang_sampling_alpha}; it must be at least 0 and at most 10"
+            )
 
 
 class MaskedBlocks(Samples):

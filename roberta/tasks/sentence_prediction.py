@@ -90,6 +90,7 @@ class LabelledTexts(Samples):
     """Sequences with a label each."""
 
     maximise = True
+    num_truncated = 0
 
     def __init__(
         self,
@@ -108,6 +109,10 @@ class LabelledTexts(Samples):
         self.sizes = np.array(list(map(len, sequences)), dtype=np.int64)
         self.targets = torch.from_numpy(_targets(examples, head))  # (N,) or (N, K)
         self.chance = _largest_share(self.targets)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many texts lost their ends."""
+        return {"num_truncated": self.num_truncated}
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return these samples; their targets are (B,) classes, (B,) numbers from 0 to 1, or (B, K) flags."""
@@ -163,6 +168,8 @@ class SentencePredictionTask(Task):
 
     def __init__(self, config: SentencePredictionTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config
+        if config.data_layout in GLUE and config.data.is_file():
+            raise ConfigError(f"{config.data}: a file, which has but one split; give the folder of all of them")
         self.tokenizer = tokenizer or Tokenizer.load()
         self.head = config.head_name or (config.data_layout if config.data_layout in GLUE else HEAD)
         if config.data_layout == "binarized" and binarized_dictionary(config.data) != self.tokenizer.dictionary:
@@ -203,7 +210,9 @@ class SentencePredictionTask(Task):
             sum(map(len, parts)) + 2 * len(parts) > len(row) for parts, row in zip(pieces, sequences, strict=True)
         )
         _LOGGER.info("%s: %d samples; %d cut to %d tokens", split, len(examples), num_cut, limit)
-        return self._samples(split, examples, sequences)
+        samples = self._samples(split, examples, sequences)
+        samples.num_truncated = num_cut
+        return samples
 
     def _samples(self, split: str, examples: Sequence[Example], sequences: Sequence[Sequence[int]]) -> LabelledTexts:
         if self.config.data_layout in GLUE:

@@ -42,7 +42,7 @@ class SpanTaskConfig:
     data: Path = option(
         help="SQuAD's training file, or a folder with the files of both splits, train*.json and dev*.json"
     )
-    dev: Path | None = option(None, help="SQuAD's development file, where --data is a file")
+    dev: Path | None = option(None, help="SQuAD's development file, where the training data is a file")
     version: Version = option("1.1", help="SQuAD 1.1, or 2.0, where questions may have no answer")
     tokens_per_sample: int = option(512, help="tokens of a question and its window of a passage at most")
     doc_stride: int = option(STRIDE, help="tokens from the beginning of a window to that of the next one")

@@ -57,6 +57,10 @@ class Samples(ABC):
         """
         raise NotImplementedError
 
+    def counts(self) -> dict[str, int]:
+        """Return how many samples were cut and the like, for a report."""
+        return {}
+
     def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """Return what the outputs of the head, as `score` takes them, say about each example, for people to read."""
         raise NotImplementedError

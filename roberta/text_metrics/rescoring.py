@@ -15,6 +15,7 @@ from roberta.hub.border import Engine, inference
 from roberta.hub.scoring import check_lm_head, pseudo_likelihoods
 
 _SEPARATOR = "|||"
+_DIGITS = 18  # of the number of a list
 _LAYOUT = "number ||| text ||| score"
 
 
@@ -37,7 +38,7 @@ def read_nbest(path: Path) -> list[list[Candidate]]:
     for line_number, line in enumerate(read_lines(path), start=1):
         place = f"{path}:{line_number}"
         fields = [field.strip() for field in line.split(_SEPARATOR)]
-        if len(fields) < 3 or not fields[0].isdecimal():
+        if len(fields) < 3 or not fields[0].isdecimal() or len(fields[0]) > _DIGITS:
             raise DataError(f"{place}: {line[:80]!r}; expected {_LAYOUT}")
         number = int(fields[0])
         if number not in (len(lists) - 1, len(lists)):

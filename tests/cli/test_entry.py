@@ -17,7 +17,7 @@ import pytest
 
 from roberta.errors import ConfigError, TrainingError
 from roberta_cli import completion, entry
-from roberta_cli.entry import Parser, run
+from roberta_cli.entry import Parser, load_user_module, run
 from roberta_cli.results import show, table
 
 COMMANDS = {
@@ -136,6 +136,11 @@ def test_a_recipe_may_insert_others_but_not_itself(tmp_path):
     outer.write_text(f"@{inner}\n")
     given = parser().parse_args(["a", f"@{outer}", "--kind", "large"])
     assert (given.kind, given.model) == ("large", "@x")
+    inner.write_text('\ufeff--kind small --model "a b#c"\n', encoding="utf-8")
+    assert parser().parse_args(["a", f"@{outer}"]).model == "a b#c"
+    inner.write_text("--model 'a")
+    with pytest.raises(ConfigError, match=r"inner\.args: can't be read: No closing quotation"):
+        parser().parse_args(["a", f"@{outer}"])
     inner.write_text(f"--kind small @{outer}")
     with pytest.raises(ConfigError, match=r"outer\.args: the recipe inserts itself, by way of @.*inner\.args; take"):
         parser().parse_args(["a", f"@{outer}"])
@@ -313,3 +318,9 @@ def test_names_of_fairseqs_options_lead_to_those_here(command, given, hint, caps
     place = ("rte", "folder") if command == "roberta-finetune" else ("folder",)
     assert main_of(command)([*place, "--save-dir", "run", given]) == 2
     assert f"did you mean {hint}? see" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["./spoken.py", ".spoken", "", "a b"])
+def test_a_module_is_given_by_its_name(name):
+    with pytest.raises(ConfigError, match="not the name of a module; give one such as spoken"):
+        load_user_module(name)

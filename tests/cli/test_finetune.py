@@ -80,8 +80,14 @@ def test_a_small_table_is_learnt_by_heart(folder, model, capsys):
     assert finetune.main(arguments(folder, model, *LEARN)) == 0
     (line,) = capsys.readouterr().out.splitlines()
     found = json.loads(line)
-    assert found["splits"]["valid"] == {"examples": 6, "accuracy": 1.0, "macro_f1": 1.0, "matthews": 1.0}
-    assert found["splits"]["test"] == {"examples": 2}
+    assert found["splits"]["valid"] == {
+        "examples": 6,
+        "accuracy": 1.0,
+        "macro_f1": 1.0,
+        "matthews": 1.0,
+        "num_truncated": 0,
+    }
+    assert found["splits"]["test"] == {"examples": 2, "num_truncated": 0}
     save_dir = folder / "run"
     assert {path.name for path in save_dir.iterdir()} >= {"best", "predictions", "report.md", "report.json", "run.json"}
     assert json.loads((save_dir / "report.json").read_text()) == {k: v for k, v in found.items() if k != "save_dir"}
@@ -215,7 +221,7 @@ def test_several_classes_at_once_are_told_independently(folder, model):
     found = run(
         folder, model, "--lr", "5e-3", "--max-epoch", "40", "--validate-interval-updates", "20", "--kind", "multi_label"
     )
-    assert found["splits"]["valid"] == {"examples": 4, "micro_f1": 1.0, "exact_match": 1.0}
+    assert found["splits"]["valid"] == {"examples": 4, "micro_f1": 1.0, "exact_match": 1.0, "num_truncated": 0}
     both, art, none, sport = roberta.from_pretrained(folder / "run").predict(
         "sentence_classification_head", [text for text, _ in rows]
     )

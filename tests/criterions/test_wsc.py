@@ -121,3 +121,5 @@ def test_scores_of_half_precision_logits_are_reckoned_in_single(tiny_model):
 def test_a_negative_weight_is_refused():
     with pytest.raises(ConfigError, match="--wsc-margin-alpha is -1"):
         WSCLossConfig(wsc_margin_alpha=-1)
+    with pytest.raises(ConfigError, match="--wsc-margin-beta is nan; it must be finite"):
+        WSCLossConfig(wsc_margin_beta=float("nan"))

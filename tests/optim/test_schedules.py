@@ -69,6 +69,8 @@ def test_inverse_sqrt_needs_a_warmup():
         (InverseSqrtConfig, {"warmup_init_lr": math.inf}, "--warmup-init-lr is inf"),
         (PolynomialDecayConfig, {"end_learning_rate": 0.6}, "--end-learning-rate is 0.6"),
         (FixedConfig, {"warmup_ratio": 1.5}, "--warmup-ratio is 1.5"),
+        (PolynomialDecayConfig, {"total_num_update": 0}, "--total-num-update is 0; it must be at least 1"),
+        (CosineConfig, {"total_num_update": -5}, "--total-num-update is -5"),
         (FixedConfig, {"warmup_ratio": 0.5, "warmup_updates": 3}, "contradict each other"),
     ],
 )

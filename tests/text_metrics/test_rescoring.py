@@ -21,6 +21,7 @@ def test_lists_are_read_with_their_first_and_last_fields(tmp_path):
     ("text", "message"),
     [
         ("a cat\n", r"nbest:1: 'a cat'; expected number \|\|\| text \|\|\| score"),
+        ("9" * 5000 + " ||| a ||| 1\n", "nbest:1: '9+'; expected number"),
         ("0 ||| a ||| b\n", "nbest:1: the score is 'b', no number"),
         ("0 ||| a ||| nan\n", "nbest:1: the score is nan; it must be finite"),
         ("0 ||| a ||| 1\n2 ||| b ||| 1\n", "nbest:2: list 2 after list 0; expected that or 1"),

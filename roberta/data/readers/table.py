@@ -187,7 +187,9 @@ def number_of(row: Row, column: str) -> float:
 
 def _label(row: Row, format: TableFormat, needs_labels: bool) -> Label:
     column = format.label_column
-    if not needs_labels and row.cells.get(column) is None:
+    value = row.cells.get(column)
+    is_blank = isinstance(value, str) and not value.strip() and format.kind != "multi_label"
+    if not needs_labels and (value is None or is_blank):
         return None
     if format.kind == "regression":
         return number_of(row, column)

@@ -152,11 +152,12 @@ def test_a_file_that_is_no_json_is_refused(write: Callable[[Any], Path]) -> None
 
 def test_the_other_version_is_refused(write: Callable[[Any], Path]) -> None:
     with pytest.raises(
-        DataError, match=r"this is SQuAD 1.1, but 2.0 is asked for; all questions of 1.1 .*--version 1.1"
+        DataError,
+        match=r"this is SQuAD 1.1, but 2.0 is asked for; all questions .*: use squad \(roberta-finetune squad\)",
     ):
         read_squad(write(V1), "2.0")
     with pytest.raises(
-        DataError, match=r"this is SQuAD 2.0, but 1.1 is asked for; some .*: use squad2 .*--version 2.0"
+        DataError, match=r"this is SQuAD 2.0, but 1.1 is asked for; some .*: use squad2 \(roberta-finetune squad2\)"
     ):
         read_squad(write(v2()), "1.1")
 

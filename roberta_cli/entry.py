@@ -206,6 +206,20 @@ def check_exists(data: Path) -> None:
         raise DataError(f"{data}: no such file or folder; give the path of the data")
 
 
+def check_output(option: str, path: Path | None, *inputs: Path) -> None:
+    """Refuse a file that could not be written when all is computed, or is one of the inputs.
+
+    Raises:
+        ConfigError: there is no such folder, it is a folder itself, or an input.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: {'a folder' if path.is_dir() else 'no such folder'}; name a file in one")
+    if any(path.exists() and path.samefile(given) for given in inputs if given.exists()):
+        raise ConfigError(f"{option} {path}: what is read would be replaced; choose another file")
+
+
 def opened(model: str) -> Any:
     """Return the hub interface of a model, for answers alone: in fp32, and frozen.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roberta.config import add_arguments, from_namespace, option
-from roberta_cli.entry import Parser, add_user_module, load_user_module, opened, run
+from roberta_cli.entry import Parser, add_user_module, check_output, load_user_module, opened, run
 from roberta_cli.results import Result
 
 DESCRIPTION = """Show a text as a model sees it: the attention of every head, and at each <mask>, or for a
@@ -35,9 +35,11 @@ def command(argv: Sequence[str]) -> Result:
     given = parser.parse_args(argv)
     load_user_module(given.user_module)
     config = from_namespace(InspectConfig, given)
-    from roberta.inspection import check_output, inspect, write
+    from roberta.inspection import check_output as check_format
+    from roberta.inspection import inspect, write
 
-    check_output(config.output)
+    check_format(config.output)
+    check_output("--output", config.output)
     inspection = inspect(opened(config.model), given.text, head=config.head, topk=config.topk)
     write(inspection, config.output)
     answers = [{"place": answer.place, "likeliest": answer.likeliest} for answer in inspection.answers]

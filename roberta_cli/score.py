@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from roberta.config import add_arguments, flag, from_namespace, option
 from roberta.errors import ConfigError
-from roberta_cli.entry import Parser, add_user_module, load_user_module, opened, run
+from roberta_cli.entry import Parser, add_user_module, check_output, load_user_module, opened, run
 from roberta_cli.results import Result
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
     """Refuse options that say nothing, for what they belong to is not asked for.
 
     Raises:
-        ConfigError: one is given.
+        ConfigError: one is given, or an output can't be written.
     """
     from roberta.text_metrics.options import BertScoreConfig, InfillingConfig
     from roberta.text_metrics.significance import SignificanceConfig
@@ -127,6 +127,9 @@ def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
         ("--model", has_model, ("max_tokens",)),
         ("BERTScore, which --model adds", has_bert_score, _names(BertScoreConfig)),
     )
+    inputs = (given.texts, *(config.ref or ()), *([config.baseline] if config.baseline else []))
+    check_output("--per-line", config.per_line, *inputs)
+    check_output("--output", config.output, *inputs)
     for owner, is_there, names in groups:
         for name in names:
             if hasattr(given, name) and not is_there:

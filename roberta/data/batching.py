@@ -4,6 +4,7 @@ Both depend on sizes and seeds alone: not on the data, the number of processes o
 share the batches of an update, so a run that is resumed by more or fewer of them goes through the same samples.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -83,11 +84,15 @@ class Epochs:
 
     def total_updates(self, *, max_update: int | None, max_epoch: int | None, epoch: int = 1, start: int = 0) -> int:
         """Return the updates of a run from batch `start` of an epoch on that these limit, one of which is given."""
-        limits = [] if max_update is None else [max_update]
-        if max_epoch is not None:
-            first = self.num_updates(epoch, start) if epoch <= max_epoch else 0
-            limits.append(first + sum(self.num_updates(later) for later in range(epoch + 1, max_epoch + 1)))
-        return min(limits)
+        if max_epoch is None:
+            assert max_update is not None, "one of them is given"
+            return max_update
+        most = math.inf if max_update is None else max_update
+        total = self.num_updates(epoch, start) if epoch <= max_epoch else 0
+        while total < most and epoch < max_epoch:
+            epoch += 1
+            total += self.num_updates(epoch)
+        return int(min(total, most))
 
     def total_tokens(self, max_update: int) -> int:
         """Return the tokens of the first updates of a run; in later epochs as many an update as in the first ones.

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -157,9 +157,15 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
+    was_there = folder.exists()
     make_folder(folder, "--destdir")
-    with locked(folder):
-        yield
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if not was_there:
+            with suppress(OSError):  # it holds what was made
+                folder.rmdir()
 
 
 def binarize(

@@ -17,7 +17,7 @@ import pytest
 
 from roberta.errors import ConfigError, TrainingError
 from roberta_cli import completion, entry
-from roberta_cli.entry import Parser, load_user_module, run
+from roberta_cli.entry import Parser, check_output, load_user_module, run
 from roberta_cli.results import show, table
 
 COMMANDS = {
@@ -324,3 +324,16 @@ def test_names_of_fairseqs_options_lead_to_those_here(command, given, hint, caps
 def test_a_module_is_given_by_its_name(name):
     with pytest.raises(ConfigError, match="not the name of a module; give one such as spoken"):
         load_user_module(name)
+
+
+def test_an_output_that_could_not_be_written_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "in.txt").touch()
+    for path, message in (
+        (tmp_path / "no" / "x", "--per-line .*: no such folder; name a file in one"),
+        (tmp_path, "a folder; name a file in one"),
+        (tmp_path / "in.txt", "what is read would be replaced"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_output("--per-line", path, tmp_path / "in.txt")
+    for path in (None, tmp_path / "out.txt", Path("out.txt")):
+        check_output("--per-line", path, tmp_path / "in.txt")

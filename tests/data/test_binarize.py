@@ -120,7 +120,7 @@ def test_splits_appear_together_or_not_at_all(tmp_path):
     (tmp_path / "valid.txt").write_bytes(b"\xff\n")
     with pytest.raises(DataError, match=r"valid\.txt:1"):
         preprocess(PreprocessConfig(trainpref=(train,), validpref=(tmp_path / "valid.txt",), destdir=tmp_path / "out"))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_holds_the_splits_and_a_tokenizer_that_loads(tmp_path, tokenizer):
@@ -157,7 +157,7 @@ def test_too_few_documents_to_hold_any_out_are_refused(tmp_path):
     path = written(tmp_path / "a.txt", documents(5))
     with pytest.raises(DataError, match=r"5 documents can't give a validation split of --valid-fraction 0\.1"):
         preprocess(PreprocessConfig(trainpref=(path,), valid_fraction=0.1, destdir=tmp_path / "out"))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_07_a_disk_that_is_full_leaves_no_half_corpus(tmp_path, vocab):
     assert result.returncode == StorageError.exit_code
     assert result.stderr.startswith("error: ")
     assert "can't be written: File too large; free space or choose another folder with --destdir" in result.stderr
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_08_a_corpus_that_is_made_anew_does_not_change_under_its_readers(data, tmp_path, vocab):

@@ -316,7 +316,9 @@ def _use(heads: Mapping[str, Mapping[str, Any]], place: str) -> str:
         "choice": 'model.choose("", "How was it?", ["good", "bad"], head="{name}")',
         "tagging": 'model.predict("{name}", "A text.")',
     }
-    lines = [calls[head["type"]].format(name=name) for name, head in heads.items() if head["type"] in calls]
+    known = {name: head for name, head in heads.items() if head["type"] in calls}
+    several = {name: "s" * bool(head.get("multi_label")) for name, head in known.items()}  # .labels, which hold
+    lines = [calls[head["type"]].format(name=name) + several[name] for name, head in known.items()]
     code = ["import roberta", "", f"model = roberta.from_pretrained({json.dumps(place)})", *lines]
     return "## Use\n\n```python\n" + "\n".join(code if lines else [*code, 'model.embed("A text.")']) + "\n```"
 

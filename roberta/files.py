@@ -22,19 +22,21 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the file can't be written, also within the block; what was there before stays.
     """
-    target = Path(os.path.realpath(path))
-    is_file = not target.exists() or target.is_file()
-    part = target.with_name(target.name + ".part") if is_file and target.name else target
+    part = None
     try:
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            yield target
+            return
+        part = target.with_name(target.name + ".part")
         yield part
-        if is_file:
-            with part.open("r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(part, target)
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
     except OSError as error:
         raise StorageError(f"{path}: can't be written: {error}; free some space or choose another folder") from error
     finally:
-        if is_file:
+        if part is not None:
             with suppress(OSError):  # it may be what could not be made
                 part.unlink(missing_ok=True)
 

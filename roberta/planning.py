@@ -21,7 +21,7 @@ from roberta.recipe import Recipe, TrainerConfig
 from roberta.registry import TASKS
 from roberta.tasks.task import Samples, Task
 from roberta.timetable import Timetable
-from roberta.validation import check_lengths
+from roberta.validation import check_head, check_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +82,15 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
         ConfigError, DataError, VocabError: what training would raise of its data, its shape and its timetable.
     """
     trainer = recipe.trainer
-    tokenizer = None if trainer.init_from is None else pretrained.load(trainer.init_from).tokenizer
-    task: Task = TASKS.build(recipe.task, tokenizer)
+    source = None if trainer.init_from is None else pretrained.load(trainer.init_from)
+    task: Task = TASKS.build(recipe.task, None if source is None else source.tokenizer)
     samples = task.samples("train")
     recipe = dataclasses.replace(
         recipe, model=dataclasses.replace(recipe.model, vocab_size=len(task.tokenizer.dictionary))
     )
+    check_head(recipe.criterion, task.head_config(recipe.model))
+    if source is not None:
+        pretrained.check_shape(source, recipe.model, str(trainer.init_from))
     for split in (samples, task.samples("valid")):
         check_lengths(split, recipe.model.max_positions)
     device = choose_device(trainer.device)

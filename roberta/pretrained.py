@@ -22,7 +22,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.download import DamagedArchiveError, cache_dir, fetch, is_unpacked, unpack
 from roberta.errors import CheckpointError, ConfigError, DownloadError, VocabError, choices
 from roberta.files import read_json
-from roberta.models.roberta import RobertaModel
+from roberta.models.roberta import RobertaConfig, RobertaModel
 
 logger = logging.getLogger(__name__)
 
@@ -139,15 +139,7 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
     Raises:
         ConfigError: the encoders differ in more than their dropout and what they started from.
     """
-    free = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "initialisation")
-    ours, theirs = dataclasses.asdict(model.config), dataclasses.asdict(source.model.config)
-    differences = [
-        f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key] and key not in free
-    ]
-    if differences:
-        raise ConfigError(
-            f"--init-from {name}: it has {', '.join(differences)}; choose the --preset it has, or give its shape"
-        )
+    check_shape(source, model.config, name)
     model.encoder.load_state_dict(source.model.encoder.state_dict())
     if head not in source.model.head_configs:
         logger.info("%s has no head %r; it starts from random weights", name, head)
@@ -159,6 +151,25 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
         if labels and not source.model.head_configs[head].labels:
             found = ", ".join(labels)
             logger.warning("the classes of head %r of %s have no names; they are taken for %s", head, name, found)
+
+
+def check_shape(source: Pretrained, config: RobertaConfig, name: str) -> None:
+    """Refuse a model whose weights do not fit one of this config, whatever is dropped.
+
+    name: what the source is called in messages.
+
+    Raises:
+        ConfigError: the encoders differ in more than their dropout and what they started from.
+    """
+    free = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "initialisation")
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(source.model.config)
+    differences = [
+        f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key] and key not in free
+    ]
+    if differences:
+        raise ConfigError(
+            f"--init-from {name}: it has {', '.join(differences)}; choose the --preset it has, or give its shape"
+        )
 
 
 def _unlike(theirs: Any, ours: Any) -> str:

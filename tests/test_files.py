@@ -21,7 +21,7 @@ def test_elsewhere_it_is_an_error_that_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["file/x.json", f"{250 * 'x'}.json"])
+@pytest.mark.parametrize("name", ["file/x.json", f"{250 * 'x'}.json", 300 * "x"])
 def test_a_place_that_can_not_be_written_is_one_error(tmp_path, name):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(StorageError, match="can't be written"):

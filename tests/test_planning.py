@@ -71,6 +71,7 @@ def test_muon_keeps_one_moment_where_adam_keeps_two(data_bin, capsys):
     [
         ("--warmup-updates 100", "--warmup-updates 100 is more than the 10 updates"),
         ("--freeze encodr", "encodr"),
+        ("--criterion sentence_prediction", "this loss is for heads that tell classes or a number"),
         ("--lr-scheduler wsd --decay-updates 50", "--decay-updates"),
     ],
 )
@@ -84,3 +85,10 @@ def test_what_training_would_refuse_a_dry_run_refuses(data_bin, capsys):
     command = f"{data_bin} --save-dir {data_bin}/run --dry-run --preset roberta.tiny --max-positions 32 --batch-size 4"
     assert train.main([*command.split(), "--max-update", "1"]) == 2
     assert "lower --tokens-per-sample" in capsys.readouterr().err
+
+
+def test_a_model_to_begin_from_that_does_not_fit_is_refused(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("This is a sentence.\n\n" * 200)
+    command = f"{tmp_path}/text.txt --save-dir {tmp_path}/run --dry-run {OPTIONS} --max-update 10 --valid-fraction 0.1"
+    assert train.main([*command.split(), "--init-from", "roberta.mini"]) == 2
+    assert "--init-from roberta.mini: it has max_positions 128 instead of 64" in capsys.readouterr().err

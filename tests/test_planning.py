@@ -87,7 +87,8 @@ def test_what_training_would_refuse_a_dry_run_refuses(data_bin, capsys):
     assert "lower --tokens-per-sample" in capsys.readouterr().err
 
 
-def test_a_model_to_begin_from_that_does_not_fit_is_refused(tmp_path, capsys):
+def test_a_model_to_begin_from_that_does_not_fit_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ROBERTA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("This is a sentence.\n\n" * 200)
     command = f"{tmp_path}/text.txt --save-dir {tmp_path}/run --dry-run {OPTIONS} --max-update 10 --valid-fraction 0.1"
     assert train.main([*command.split(), "--init-from", "roberta.mini"]) == 2

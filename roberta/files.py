@@ -24,10 +24,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     part = None
     try:
-        target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():
-            yield target
+        if is_stream(path):
+            yield path
             return
+        target = Path(os.path.realpath(path))
         part = target.with_name(target.name + ".part")
         yield part
         with part.open("r+b") as file:
@@ -39,6 +39,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         if part is not None:
             with suppress(OSError):  # it may be what could not be made
                 part.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path is no file to be replaced: a pipe, a device, a folder, or what a process has open."""
+    return os.path.abspath(path).startswith(("/dev/", "/proc/")) or (os.path.exists(path) and not os.path.isfile(path))
 
 
 def check_name(path: Path) -> None:

@@ -188,7 +188,8 @@ def _alone(save_dir: Path, *, resume: bool) -> Iterator[None]:
 
 
 def _check_is_free(save_dir: Path, *, resume: bool) -> None:
-    check_no_data(save_dir)
+    if not any(save_dir.glob("lr*_seed*")):
+        check_no_data(save_dir)
     if native.steps(save_dir) or (save_dir / RUN).is_file():
         raise ConfigError(f"{save_dir} holds a single run; choose another --save-dir for several")
     has_ended = any((save_dir / name).exists() for name in (native.BEST, f"{REPORT}.json"))

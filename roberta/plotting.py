@@ -115,8 +115,8 @@ def read_logs(paths: Sequence[Path]) -> list[RunLog]:
     """
     paths = [run for path in paths for run in _runs_in(path)]
     files = [(path / LOG if path.is_dir() else path).absolute() for path in paths]
-    if len(set(files)) < len(files):
-        raise ConfigError(f"a run is given twice: {', '.join(map(str, paths))}; name each once")
+    if twice := sorted({str(file) for file in files if files.count(file) > 1}):
+        raise ConfigError(f"a run is given twice: {', '.join(twice)}; name each once, a sweep's by its folder alone")
     places = [file.parent for file in files]
     if len(set(places)) < len(places):  # several logs of one folder
         places = files

@@ -74,8 +74,11 @@ class RunFolder:
             ConfigError: it does.
         """
         save_dir = self._config.save_dir
-        check_no_data(save_dir)
         has_steps, has_best = bool(native.steps(save_dir)), (save_dir / native.BEST).exists()
+        if not has_steps:
+            check_no_data(save_dir)
+            if any(save_dir.glob("lr*_seed*")) and not (save_dir / RUN).is_file():
+                raise ConfigError(f"{save_dir} holds the runs of a sweep; choose another --save-dir")
         if not self._config.resume and (has_steps or has_best):
             raise ConfigError(
                 f"{save_dir} already holds a run; add --resume to go on with it, or choose another --save-dir"
@@ -155,7 +158,10 @@ class RunFolder:
         is_there = (save_dir / native.BEST).exists()
         if not num_updates or native.is_best_of(save_dir, num_updates) or not (is_there or self._config.keep_best):
             return False
-        logger.info("the best model is not that of update %d any more; the next one takes its place", num_updates)
+        logger.info(
+            "the best model is not that of update %d any more; the next one that is validated takes its place",
+            num_updates,
+        )
         return True
 
     def forget_best(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from roberta.errors import ConfigError, DataError, RobertaError, StorageError, TrainingError, VocabError, choices
 from roberta.failures import is_out_of_memory, reason_of
+from roberta.files import is_stream
 from roberta_cli.completion import SHELLS, PrintCompletion
 from roberta_cli.results import Result, show
 
@@ -156,8 +157,8 @@ def _print_version() -> None:
 def expanded(arguments: Sequence[str], *, inside: tuple[str, ...] = ()) -> list[str]:
     """Return the arguments with the options of a recipe in the place of each `@file`, and `@text` for `@@text`.
 
-    A recipe has options as a shell takes them, quotes included, and recipes; `#` starts a comment. inside: those being
-    read.
+    A recipe has options as on a command line, a value with spaces in double quotes, and recipes; `#` starts a comment.
+    inside: those being read.
 
     Raises:
         ConfigError: a recipe can't be read, or inserts itself.
@@ -180,14 +181,21 @@ def is_recipe(argument: str) -> bool:
 
 def _options_in(argument: str) -> list[str]:
     try:
-        text = Path(argument[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape")
-        return shlex.split(text, comments=True)
+        lines = Path(argument[1:]).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+        return [option for line in lines for option in _words(line)]
     except (OSError, ValueError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
         raise ConfigError(
             f"{argument}: {reason}; what begins with @ is the path of a recipe, a file of options; give a text that "
             f"begins with @ as @{argument}"
         ) from error
+
+
+def _words(line: str) -> Iterator[str]:
+    """Return the words of a line of a recipe; one in double quotes may have spaces."""
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.quotes, lexer.escape = True, '"', ""
+    return iter(lexer)
 
 
 def asks_about(argv: Sequence[str]) -> bool:
@@ -214,9 +222,11 @@ def check_output(option: str, path: Path | None, *inputs: Path) -> None:
     """
     if path is None:
         return
-    if path.is_dir() or not path.parent.is_dir():
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
         raise ConfigError(f"{option} {path}: {'a folder' if path.is_dir() else 'no such folder'}; name a file in one")
-    if any(path.exists() and path.samefile(given) for given in inputs if given.exists()):
+    if is_stream(path) and os.path.isfile(path):
+        raise ConfigError(f"{option} {path}: the result would be written over it; name a file of its own")
+    if any(os.path.exists(path) and os.path.exists(given) and path.samefile(given) for given in inputs):
         raise ConfigError(f"{option} {path}: what is read would be replaced; choose another file")
 
 
@@ -286,7 +296,7 @@ def load_user_module(name: str | None) -> None:
     """
     if name is None:
         return
-    if not all(part.isidentifier() for part in name.split(".")):
+    if not all(name.split(".")) or "/" in name or os.sep in name or name.endswith(".py"):
         raise ConfigError(
             f"--user-module {name!r}: not the name of a module; give one such as spoken, and its folder in PYTHONPATH"
         )

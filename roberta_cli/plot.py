@@ -31,7 +31,7 @@ class PlotConfig:
 def command(argv: Sequence[str]) -> Result:
     """Do what the arguments say, and return the last values."""
     parser = Parser("roberta-plot", "RUN...", description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, or its log file")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run or a sweep, or a log file")
     add_arguments(parser, PlotConfig, title="plot")
     given = parser.parse_args(argv)
     config = from_namespace(PlotConfig, given)

@@ -157,15 +157,15 @@ def preprocess(config: PreprocessConfig) -> dict[str, Counts]:
 
 @contextmanager
 def _writing_to(folder: Path) -> Iterator[None]:
-    was_there = folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     make_folder(folder, "--destdir")
     try:
         with locked(folder):
             yield
     finally:
-        if not was_there:
-            with suppress(OSError):  # it holds what was made
-                folder.rmdir()
+        with suppress(OSError):  # it holds what was made
+            for path in made:
+                path.rmdir()
 
 
 def binarize(

@@ -20,6 +20,7 @@ from roberta.layout import SequenceLayout
 from roberta.models.heads import (
     ChoiceHeadConfig,
     ClassificationHeadConfig,
+    MaskedLMHeadConfig,
     RegressionHeadConfig,
     SpanHeadConfig,
     TaggingHeadConfig,
@@ -196,7 +197,8 @@ def _scaled(config: Any, logits: Tensor, layout: SequenceLayout) -> Tensor:
     if isinstance(config, SpanHeadConfig):
         spans = logits[:, :2]  # without the answerability; `answer` makes use of it
         return layout.pack(layout.pad(spans, -torch.inf).log_softmax(dim=1))  # over the tokens of a sequence
-    is_class = isinstance(config, ClassificationHeadConfig | TaggingHeadConfig) and not _gives_a_number(config)
+    classes = ClassificationHeadConfig | TaggingHeadConfig | MaskedLMHeadConfig
+    is_class = isinstance(config, classes) and not _gives_a_number(config)
     return logits.log_softmax(dim=-1) if is_class else logits
 
 

@@ -138,7 +138,9 @@ def test_a_recipe_may_insert_others_but_not_itself(tmp_path):
     assert (given.kind, given.model) == ("large", "@x")
     inner.write_text('\ufeff--kind small --model "a b#c"\n', encoding="utf-8")
     assert parser().parse_args(["a", f"@{outer}"]).model == "a b#c"
-    inner.write_text("--model 'a")
+    inner.write_text("--kind small --model don't\\n")
+    assert parser().parse_args(["a", f"@{outer}"]).model == "don't\\n"
+    inner.write_text('--model "a')
     with pytest.raises(ConfigError, match=r"inner\.args: can't be read: No closing quotation"):
         parser().parse_args(["a", f"@{outer}"])
     inner.write_text(f"--kind small @{outer}")
@@ -320,7 +322,7 @@ def test_names_of_fairseqs_options_lead_to_those_here(command, given, hint, caps
     assert f"did you mean {hint}? see" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["./spoken.py", ".spoken", "", "a b"])
+@pytest.mark.parametrize("name", ["./spoken.py", ".spoken", "", "a/b", "spoken.py"])
 def test_a_module_is_given_by_its_name(name):
     with pytest.raises(ConfigError, match="not the name of a module; give one such as spoken"):
         load_user_module(name)

@@ -76,6 +76,11 @@ def test_tags_are_distributions_over_the_classes_of_each_token(headed):
     torch.testing.assert_close(log_probabilities.exp().sum(dim=-1), torch.ones(1, 4))
 
 
+def test_tokens_are_distributions_over_the_vocabulary(headed):
+    outputs = headed.predict("lm", headed.encode("one two"))
+    torch.testing.assert_close(outputs.exp().sum(dim=-1), torch.ones(outputs.shape[:2]))
+
+
 def test_values_of_a_regression_are_on_its_scale(headed):
     tokens = headed.encode_batch(TEXTS)
     logits = headed.predict("stars", tokens, return_logits=True)

@@ -239,7 +239,7 @@ def measure(model: RobertaModel, given: argparse.Namespace, precision: str) -> l
         memory[name] = working_memory(work)
     timings = interleaved({**works, FLOOR: floor}, repeats=given.repeats, processor_time=given.processor_time)
     floor_timing = timings.pop(FLOOR)
-    baseline = timings.get(BASELINE, timings[OURS])
+    baseline = timings.get(BASELINE, timings[engines[0].name])
     gflops = step_gflops(config, batches, is_lm=is_lm)
     return [
         {

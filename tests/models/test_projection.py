@@ -38,8 +38,9 @@ def test_what_is_compiled_computes_the_same(dtype, monkeypatch):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
             loss = projected_cross_entropy(x, weight, bias, targets, compiled=compiled)
         results += [loss, *torch.autograd.grad(loss * 0.3, (x, weight, bias))]
-    tolerance = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-2, "atol": 1e-2}
-    torch.testing.assert_close(found, wanted, **tolerance)
+    bounds = {torch.float64: (1e-10, 1e-12), torch.float32: (1e-4, 1e-5)}
+    rtol, atol = bounds.get(dtype, (1e-2, 1e-2))  # in half precision products are rounded
+    torch.testing.assert_close(found, wanted, rtol=rtol, atol=atol)
 
 
 def test_the_gradient_of_a_wide_weight_is_not_rounded_to_half():

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -101,6 +101,18 @@ def from_namespace(config: type[Config], namespace: argparse.Namespace, base: Co
     if missing:
         raise ConfigError(f"required: {', '.join(missing)}")
     return config(**given)
+
+
+def refuse_idle(config: Any, names: Iterable[str], reason: str) -> None:
+    """Refuse options that are not at their defaults although they have no effect.
+
+    Raises:
+        ConfigError: one is not: its flag, and the reason.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        if getattr(config, name) != defaults[name]:
+            raise ConfigError(f"{flag(name)} {reason}: leave it out")
 
 
 def to_json(config: Any) -> dict[str, Any]:

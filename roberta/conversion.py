@@ -18,6 +18,7 @@ from roberta.checkpoint import fairseq_writer, hf_format, native
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError
 from roberta.layout import SequenceLayout
+from roberta.model_card import write_card
 from roberta.models.roberta import RobertaModel
 from roberta.pretrained import Pretrained
 
@@ -64,7 +65,10 @@ def convert(
     else:
         native.save(target, loaded.model, loaded.tokenizer)
     try:
-        return _checked(loaded, pretrained.load(target), head, source=f"{source} -> {target}")
+        conversion = _checked(loaded, pretrained.load(target), head, source=f"{source} -> {target}")
+        if to == "native":
+            write_card(target)
+        return conversion
     except BaseException:  # Ctrl-C too
         shutil.rmtree(target)
         raise

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from roberta import pretrained
-from roberta.config import option
+from roberta.config import option, refuse_idle
 from roberta.data.batching import Epochs
 from roberta.devices import choose_device
 from roberta.distributed import World
@@ -39,6 +39,8 @@ class DryRunConfig:
     utilisation: float = option(0.35, help="dry run: share of the device's peak FLOP/s that training reaches")
 
     def __post_init__(self) -> None:
+        if not self.dry_run:
+            refuse_idle(self, ("devices", "device_name", "utilisation"), "describes the machines of a --dry-run")
         if self.devices < 1:
             raise ConfigError(f"--devices is {self.devices}; it must be at least 1")
         if not 0.0 < self.utilisation <= 1.0:

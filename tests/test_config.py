@@ -9,7 +9,10 @@ from typing import Literal
 import pytest
 
 from roberta.config import add_arguments, from_json, from_namespace, option, to_json
+from roberta.data.binarize import PreprocessConfig
+from roberta.data.readers.table import TableFormat
 from roberta.errors import ConfigError
+from roberta.planning import DryRunConfig
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,16 @@ def test_json_gives_back_the_same_config():
 def test_json_that_does_not_fit_is_refused_with_its_source(values, message):
     with pytest.raises(ConfigError, match=f"^test: .*{message}|^test: {message}"):
         from_json(Options, values, source="test")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (DryRunConfig, {"devices": 8}, "--devices describes the machines of a --dry-run: leave it out"),
+        (TableFormat, {"label_separator": ";"}, "--label-separator parts several classes"),
+        (PreprocessConfig, {"verify": Path("d"), "workers": 2}, "--workers says nothing to --verify"),
+    ],
+)
+def test_options_without_effect_are_refused(config, options, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**options)

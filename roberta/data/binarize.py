@@ -10,13 +10,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from roberta.bpe.gpt2 import ENCODER_NAMES, MERGES_NAMES
-from roberta.config import option
+from roberta.config import option, refuse_idle
 from roberta.data.dictionary import FILE_NAME
 from roberta.data.encoding import PieceEncoder, Workers
 from roberta.data.indexed import bin_path, idx_path
@@ -69,11 +69,11 @@ class PreprocessConfig:
     )
 
     def __post_init__(self) -> None:
-        has_text = bool(self.trainpref or self.validpref or self.testpref)
-        if not (has_text or self.verify):
+        if self.verify is not None:
+            others = (field.name for field in fields(self) if field.name != "verify")
+            refuse_idle(self, others, "says nothing to --verify, which checks a folder that is there")
+        elif not (self.trainpref or self.validpref or self.testpref):
             raise ConfigError("nothing to do; give --trainpref, --validpref or --testpref")
-        if has_text and self.verify:
-            raise ConfigError("--verify checks a folder that is there; give it without --trainpref and the like")
         if not 0 <= self.valid_fraction < 1:
             raise ConfigError(f"--valid-fraction {self.valid_fraction}; expected from 0 to below 1")
         if self.valid_fraction and (self.validpref or not self.trainpref):

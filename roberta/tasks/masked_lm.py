@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roberta.config import option
+from roberta.config import option, refuse_idle
 from roberta.data.batching import order
 from roberta.data.blocks import BreakMode, blocks
 from roberta.data.cache import binarized, is_raw_text
@@ -213,12 +213,11 @@ def _folders(config: MaskedLMTaskConfig, tokenizer: Tokenizer | None) -> list[Pa
             if vocab is None and tokenizer is not None:
                 vocab = Path(name)
                 tokenizer.save(vocab)
+            if config.valid_data is not None:
+                refuse_idle(config, ("valid_fraction",), "holds out text, and --valid-data is there")
             fraction = config.valid_fraction
             return [binarized(config.data, vocab=vocab, valid_data=config.valid_data, valid_fraction=fraction)]
-    if config.vocab or config.valid_data or config.valid_fraction != MaskedLMTaskConfig.valid_fraction:
-        raise ConfigError(
-            f"--vocab, --valid-data and --valid-fraction are for raw text, and {config.data} is not; leave them out"
-        )
+    refuse_idle(config, ("vocab", "valid_data", "valid_fraction"), f"is for raw text, and {config.data} is not")
     folders = [config.data] if config.data.exists() else [Path(name) for name in str(config.data).split(os.pathsep)]
     for folder in folders:
         if not folder.exists():

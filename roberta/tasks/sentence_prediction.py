@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roberta.config import flag, option
+from roberta.config import option, refuse_idle
 from roberta.data.examples import EncodedExample, Label, TextExample
 from roberta.data.indexed import idx_path
 from roberta.data.readers.binarized import binarized_dictionary, binarized_labels, read_binarized
@@ -73,17 +73,15 @@ class SentencePredictionTaskConfig(TableFormat):
 
     def _check_options_count(self) -> None:
         """Refuse options that say nothing to the layout."""
-        idle = {field.name for field in fields(TableFormat)} if self.data_layout != "table" else set()
+        idle = [field.name for field in fields(TableFormat)] if self.data_layout != "table" else []
         if self.data_layout in GLUE:
-            idle |= {"labels", "valid_fraction"}  # the set has its own
+            idle += ["labels", "valid_fraction"]  # the set has its own
         elif self.data_layout == "binarized":
-            idle.add("valid_fraction")
+            idle.append("valid_fraction")
         elif self.kind == "regression":
-            idle.add("labels")
-        for field in fields(self):
-            if field.name in idle and getattr(self, field.name) != field.default:
-                what = "numbers for labels" if self.data_layout == "table" else self.data_layout
-                raise ConfigError(f"{flag(field.name)} says nothing to {what}: leave it out")
+            idle.append("labels")
+        what = "numbers for labels" if self.data_layout == "table" else self.data_layout
+        refuse_idle(self, idle, f"says nothing to {what}")
 
 
 class LabelledTexts(Samples):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roberta.config import flag, option
+from roberta.config import option, refuse_idle
 from roberta.data.examples import ChoiceExample
 from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
 from roberta.data.readers.choices import ChoiceFields, read_choices
@@ -55,9 +55,8 @@ class SentenceRankingTaskConfig(ChoiceFields):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data_layout == "race":
-            for field in (*fields(ChoiceFields), *(field for field in fields(self) if field.name in _FILE_OPTIONS)):
-                if getattr(self, field.name) != field.default:
-                    raise ConfigError(f"{flag(field.name)} is for .jsonl, not for RACE's folders: leave it out")
+            names = (*(field.name for field in fields(ChoiceFields)), *_FILE_OPTIONS)
+            refuse_idle(self, names, "is for .jsonl, not for RACE's folders")
         if self.max_option_length < 1:
             raise ConfigError(f"--max-option-length is {self.max_option_length}; it must be at least 1")
         if self.tokens_per_sample <= NUM_SPECIALS:

@@ -72,6 +72,7 @@ def test_formats_of_many_heads_give_everything_back_bit_for_bit(to, source, tmp_
     assert "error" not in capsys.readouterr().err
     assert_same(load(tmp_path / "back"), load(source))
     assert load(tmp_path / "back").model.head_configs == load(source).model.head_configs
+    assert "`topic` (classification: no, maybe, yes)" in (tmp_path / "back/README.md").read_text()
 
 
 def test_the_head_of_a_hugging_face_folder_comes_back_bit_for_bit(source, tmp_path):

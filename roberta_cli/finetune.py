@@ -22,8 +22,10 @@ from roberta_cli.entry import (
 from roberta_cli.results import Result
 
 if TYPE_CHECKING:
+    from roberta.finetuning import DataSet
     from roberta.pretrained import Pretrained
 
+_NAMELESS = "name a data set and where it is, before all options"
 _LENGTHS = ("--max-update", "--max-epoch")  # of a run; the shorter one counts
 
 DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best checkpoint, predict, and write a report.
@@ -59,63 +61,87 @@ RUNS = Path("runs")  # where a run's folder is, named as its data set, if --save
 def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     """Return the name of the data set, the Recipe and the SweepConfig of the arguments, and the model to start from."""
     from roberta import pretrained
-    from roberta.config import add_arguments, from_namespace
+    from roberta.config import from_namespace
     from roberta.finetuning import RegularisationConfig, SweepConfig, data_set
     from roberta.recipe import Recipe, TrainerConfig
-    from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
 
+    places, recipes, options = _arguments(argv)
+    arguments = [*places, *recipes, *options]
+    choice, _ = _parser(add_help=False).parse_known_args(arguments)
+    choice.name = places[0] if places else None  # not the value of an option that this parser does not know
+    load_user_module(choice.user_module)
+    the_set = data_set(choice.name or "table")
+    configs = _configs(the_set, choice)
+
+    of_recipe, _ = _full_parser(the_set, choice, {}).parse_known_args(recipes)
+    shown = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(of_recipe).items()}
+    parser = _full_parser(the_set, choice, shown)
+    given = parser.parse_args(arguments)
+    if choice.name is None or given.data is None:
+        parser.error(_NAMELESS)
+    check_exists(given.data)
+    vars(given).update(the_set.options)
+    sweep = from_namespace(SweepConfig, given)
+    given.lr, given.init_from = sweep.lr[0], given.init
+    source = pretrained.load(given.init)
+    chosen = vars(_full_parser(the_set, choice, {}).parse_known_args(options)[0])
+    parts = {part: from_namespace(config, given) for part, config in configs.items()}
+    parts["task"] = _cut_to(source.model.config.max_positions, parts["task"], chosen)
+    recipe = Recipe(
+        **parts,
+        model=from_namespace(RegularisationConfig, given).applied(source.model.config),
+        trainer=from_namespace(TrainerConfig, given),
+    )
+    return choice.name, recipe, sweep, source
+
+
+def _arguments(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the operands, the options of the recipe of their data set, and the options that were given."""
     places = list(takewhile(lambda argument: not (argument.startswith("-") or is_recipe(argument)), argv[:2]))
     if not places and not asks_about(argv):
-        _parser(add_help=True).error("name a data set and where it is, before all options")
-    name = places[0] if places else None
-    options = argv[len(places) :]
+        _parser(add_help=True).error(_NAMELESS)
+    name, options = places[0] if places else None, list(argv[len(places) :])
     flags = {option.partition("=")[0] for option in expanded(options)}
     recipes = expanded([f"--save-dir={RUNS / (name or 'DATA_SET')}", _recipe("finetuning"), _recipe(name or "other")])
     if not flags.isdisjoint(_LENGTHS):
         recipes = _without(recipes, _LENGTHS)  # how long the recipe trains gives way to what is asked for
     if "--warmup-updates" in flags and "--warmup-ratio" not in flags:
         recipes.append("--warmup-ratio=0")  # the recipe's, which the number of updates replaces
-    arguments = [*places, *recipes, *options]
-    choice, _ = _parser(add_help=False).parse_known_args(arguments)
-    load_user_module(choice.user_module)
-    the_set = data_set(name or "table")
-    task, criterion = TASKS.config_class(the_set.task), CRITERIONS.config_class(the_set.criterion)
-    optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
+    return places, recipes, options
 
-    def all_options(shown: dict[str, Any]) -> argparse.ArgumentParser:
-        parser = _parser(add_help=True)
-        add_arguments(parser, SweepConfig, title="runs", defaults=shown)
-        add_arguments(parser, TrainerConfig, title="training", exclude=("seed", "init_from"), defaults=shown)
-        hidden = ("data", *the_set.options)
-        add_arguments(parser, task, title=f"data of {name or 'table'}", exclude=hidden, defaults=shown)
-        add_arguments(parser, RegularisationConfig, title="model", defaults=shown)
-        add_arguments(parser, criterion, title=f"criterion {the_set.criterion}", defaults=shown)
-        add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}", defaults=shown)
-        title = f"lr scheduler {choice.lr_scheduler}"
-        add_arguments(parser, schedule, title=title, exclude=("lr",), defaults=shown)
-        return parser
 
-    of_recipe, _ = all_options({}).parse_known_args(recipes)
-    shown = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(of_recipe).items()}
-    parser = all_options(shown)
-    given = parser.parse_args(arguments)
-    if name is None or given.data is None:
-        parser.error("name a data set and where it is, before all options")
-    chosen = vars(all_options({}).parse_known_args(options)[0])
-    check_exists(given.data)
-    vars(given).update(the_set.options)
-    rates = from_namespace(SweepConfig, given)
-    given.lr, given.init_from = rates.lr[0], given.init
-    source = pretrained.load(given.init)
-    recipe = Recipe(
-        task=_cut_to(source.model.config.max_positions, from_namespace(task, given), chosen),
-        model=from_namespace(RegularisationConfig, given).applied(source.model.config),
-        criterion=from_namespace(criterion, given),
-        optimizer=from_namespace(optimizer, given),
-        schedule=from_namespace(schedule, given),
-        trainer=from_namespace(TrainerConfig, given),
-    )
-    return name, recipe, rates, source
+def _configs(the_set: "DataSet", choice: argparse.Namespace) -> dict[str, Any]:
+    """Return the configs of the parts of a recipe that are chosen by name."""
+    from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
+
+    return {
+        "task": TASKS.config_class(the_set.task),
+        "criterion": CRITERIONS.config_class(the_set.criterion),
+        "optimizer": OPTIMIZERS.config_class(choice.optimizer),
+        "schedule": SCHEDULES.config_class(choice.lr_scheduler),
+    }
+
+
+def _full_parser(the_set: "DataSet", choice: argparse.Namespace, shown: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """Return the parser of all options; shown: the defaults in its help, where they aren't those of the configs."""
+    from roberta.config import add_arguments
+    from roberta.finetuning import RegularisationConfig, SweepConfig
+    from roberta.recipe import TrainerConfig
+
+    parser = _parser(add_help=True)
+    configs = _configs(the_set, choice)
+    fixed = ("data", *the_set.options)
+    for title, config, hidden in (
+        ("runs", SweepConfig, ()),
+        ("training", TrainerConfig, ("seed", "init_from")),
+        (f"data of {choice.name or 'table'}", configs["task"], fixed),
+        ("model", RegularisationConfig, ()),
+        (f"criterion {the_set.criterion}", configs["criterion"], ()),
+        (f"optimizer {choice.optimizer}", configs["optimizer"], ()),
+        (f"lr scheduler {choice.lr_scheduler}", configs["schedule"], ("lr",)),
+    ):
+        add_arguments(parser, config, title=title, exclude=hidden, defaults=shown)
+    return parser
 
 
 def _cut_to(max_positions: int, task: Any, chosen: Mapping[str, Any]) -> Any:

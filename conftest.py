@@ -1,7 +1,9 @@
-"""What the examples in docstrings of the hub call `roberta`: a small random model, built once."""
+"""What the examples in docstrings of the hub call `roberta`, a small random model, and `folder`, an empty folder."""
 
+import copy
 import functools
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,8 @@ def random_roberta() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _name_roberta(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any]) -> None:
+def _name_roberta(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
     if isinstance(request.node, pytest.DoctestItem) and "roberta.hub" in request.node.name:
-        doctest_namespace["roberta"] = random_roberta()
+        built = random_roberta()
+        doctest_namespace["roberta"] = type(built)(copy.deepcopy(built.model), built.tokenizer)
+        doctest_namespace["folder"] = tmp_path

@@ -38,6 +38,9 @@ def from_pretrained(
 
     Raises:
         CheckpointError, DownloadError, VocabError: it can't be found, fetched or read; the message says why.
+
+    >>> from_pretrained("roberta.mini").max_tokens
+    128
     """
     loaded = pretrained.load(name_or_path, checkpoint_file, verify=verify)
     return RobertaHubInterface(loaded.model, loaded.tokenizer)
@@ -180,6 +183,10 @@ class RobertaHubInterface(HubModel):
             ConfigError: the model has no such head.
             DataError: a sequence is empty, too long, or holds `<pad>` or an id outside the vocabulary; or `max_tokens`
                 is no whole number of at least 1.
+
+        >>> sequences = [roberta.encode(text).tolist() for text in ("It rains.", "It is dry today.")]
+        >>> [(indices, logits.shape) for indices, logits in roberta.predict_batches("mnli", sequences, max_tokens=8)]
+        [([1], torch.Size([1, 3])), ([0], torch.Size([1, 3]))]
         """
         self.model.head_config(head)  # before the first batch is asked for
         engine = Engine(self.model, self.tokenizer, self.batch_tokens if max_tokens is None else max_tokens)

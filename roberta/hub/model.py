@@ -169,6 +169,10 @@ class HubModel(nn.Module):
         Raises:
             ConfigError: num_classes is no number or below 1, or there is not one label for each class.
             DataError: labels are no list of strings.
+
+        >>> roberta.register_classification_head("topic", 2, labels=["sport", "politics"])
+        >>> roberta.predict("topic", "The match ended 3:2.").label in ("sport", "politics")
+        True
         """
         names = tuple(as_word_list(labels, "labels"))
         # Numbers of numpy's are numbers too.
@@ -183,6 +187,11 @@ class HubModel(nn.Module):
 
         Raises:
             ConfigError: the name can't name a head, or the config is not that of a head.
+
+        >>> from roberta.models.heads import TaggingHeadConfig
+        >>> roberta.register_head("tags", TaggingHeadConfig(num_classes=2, labels=("O", "NAME")))
+        >>> len(roberta.predict("tags", "Ada was born in London."))  # one for each token between <s> and </s>
+        7
         """
         replaced = self.model.head_configs.get(name)
         self.model.register_head(name, config)
@@ -197,6 +206,10 @@ class HubModel(nn.Module):
 
         Raises:
             VocabError: a symbol is there already, or can't stand in a dictionary. DataError: not a list.
+
+        >>> roberta.add_tokens(["<gene>"])
+        >>> roberta.encode("a <gene>")
+        tensor([    0,   102,  1437, 50265,     2])
         """
         symbols = as_word_list(symbols, "symbols")
         tokenizer = self.tokenizer.with_symbols(symbols)
@@ -227,6 +240,9 @@ class HubModel(nn.Module):
 
         Raises:
             ConfigError: the model isn't on the CPU in fp32, or is in int8 already.
+
+        >>> roberta.int8().model.is_int8
+        True
         """
         self.model.int8()
         return self
@@ -238,6 +254,11 @@ class HubModel(nn.Module):
 
         Raises:
             StorageError: the folder can't be written, or holds other things than a checkpoint.
+
+        >>> roberta.save_pretrained(folder / "mine")
+        >>> from roberta.hub import from_pretrained
+        >>> from_pretrained(folder / "mine").model.heads.keys() == roberta.model.heads.keys()
+        True
         """
         native.save(Path(folder), self.model, self.tokenizer)
         write_card(Path(folder))

@@ -24,7 +24,6 @@ from roberta.progress import in_millions
 from roberta.registry import MODELS
 from roberta.timetable import SECONDS_PER_HOUR
 
-HEAD = "head"
 FP32, HALF, INT64, BOOL = 4, 2, 8, 1  # bytes
 _MOMENTS = 2  # fp32 numbers that an optimizer keeps for each trained parameter outside of the layers' matrices
 
@@ -72,6 +71,7 @@ class Workload:
     matrix_moments: int = 2  # fp32 numbers that the optimizer keeps for each trained parameter in a layer's matrix
     has_average: bool = False  # of the weights
     freeze: tuple[str, ...] = ()  # parts that are not trained
+    head_name: str = "head"  # by which one of them may be named
     checkpoints_activations: bool = False
     total_tokens: int | None = None  # of the whole run; None: all its updates are full
 
@@ -172,7 +172,7 @@ def estimate(workload: Workload, *, device_name: str | None, utilisation: float)
 
     device_name: None stands for the CPU, whose peak is not known.
     """
-    parameters = count_parameters(workload.model, workload.head, workload.freeze)
+    parameters = count_parameters(workload.model, workload.head, workload.freeze, workload.head_name)
     flops = flops_per_token(workload, parameters)
     peak = peak_flops(device_name, workload.precision)
     seconds = None if peak is None else flops * workload.tokens / (peak * utilisation * workload.world_size)
@@ -188,7 +188,7 @@ def estimate(workload: Workload, *, device_name: str | None, utilisation: float)
     )
 
 
-def count_parameters(model: Any, head: Any, frozen: Sequence[str] = ()) -> Parameters:
+def count_parameters(model: Any, head: Any, frozen: Sequence[str] = (), head_name: str = "head") -> Parameters:
     """Return the numbers of parameters of an encoder with a head, from their configs; frozen: parts not trained.
 
     Raises:
@@ -196,9 +196,9 @@ def count_parameters(model: Any, head: Any, frozen: Sequence[str] = ()) -> Param
     """
     with torch.device("meta"):
         built: Any = MODELS.build(model)
-        built.register_head(HEAD, head)
-    freeze(built, [part for part in frozen if not part.startswith("heads.")])  # the head's name is another one here
-    layers, module = built.encoder.layers, built.heads[HEAD]
+        built.register_head(head_name, head)
+    freeze(built, frozen)
+    layers, module = built.encoder.layers, built.heads[head_name]
     embedding = model.vocab_size * model.embed_dim
     return Parameters(
         encoder=_size(built.encoder),

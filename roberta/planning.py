@@ -168,5 +168,6 @@ def workload_of(
         matrix_moments=1 if isinstance(recipe.optimizer, MuonConfig) else 2,
         has_average=trainer.ema_decay > 0.0,
         freeze=trainer.freeze,
+        head_name=task.head,
         checkpoints_activations=trainer.checkpoint_activations,
     )

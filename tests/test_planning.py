@@ -71,6 +71,7 @@ def test_muon_keeps_one_moment_where_adam_keeps_two(data_bin, capsys):
     [
         ("--warmup-updates 100", "--warmup-updates 100 is more than the 10 updates"),
         ("--freeze encodr", "encodr"),
+        ("--freeze heads.lm encoder", "--freeze heads.lm encoder: nothing is left to train"),
         ("--criterion sentence_prediction", "this loss is for heads that tell classes or a number"),
         ("--lr-scheduler wsd --decay-updates 50", "--decay-updates"),
     ],

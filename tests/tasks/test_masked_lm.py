@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from roberta.config import flag
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.indexed import IndexedDataset
 from roberta.data.tokenizer import Tokenizer
@@ -115,9 +116,7 @@ def test_raw_text_is_binarised_by_the_tokenizer_of_the_model_that_there_is(tmp_p
 
 @pytest.mark.parametrize("option", ["vocab", "valid_data", "valid_fraction"])
 def test_options_of_raw_text_are_refused_for_binarised_folders(data_bin, option):
-    with pytest.raises(
-        ConfigError, match=rf"--{option.replace('_', '-')} is for raw text, and {data_bin} is not: leave it out"
-    ):
+    with pytest.raises(ConfigError, match=rf"{flag(option)} is for raw text, and {data_bin} is not: leave it out"):
         task(data_bin, **{option: 0.5 if option == "valid_fraction" else data_bin})
 
 

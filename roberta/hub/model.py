@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from roberta.checkpoint import native, onnx_format
 from roberta.data.tokenizer import Span, Tokenizer
 from roberta.errors import DataError
-from roberta.hub import alignment, border, vocabulary
+from roberta.hub import alignment, border
 from roberta.hub.border import BATCH_TOKENS, Engine, Text, as_sequences, as_word_list
 from roberta.model_card import write_card
 from roberta.models.heads import ClassificationHeadConfig
@@ -213,7 +213,7 @@ class HubModel(nn.Module):
         """
         symbols = as_word_list(symbols, "symbols")
         tokenizer = self.tokenizer.with_symbols(symbols)
-        vocabulary.add_symbols(self.model, len(symbols))
+        self.model.add_symbols(len(symbols))
         self.tokenizer = tokenizer
 
     def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> Self:

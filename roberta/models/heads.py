@@ -27,9 +27,6 @@ Rows = Literal["first", "all"]  # the <s> of each sequence, or every token
 LM_HEAD = "lm"  # the name of a model's masked-LM head
 _ROWS_PER_MASK = 7  # of 15 % masked
 
-_INNER_DIM = "width of the dense layer; embed_dim where not given"
-_ACTIVATION_FN = "activation after the dense layer"
-_POOLER_DROPOUT = "dropout before the dense and the output layer (fairseq's pooler dropout)"
 _DROPOUT = "dropout before the output layer"
 _LABELS = "names of the classes in the order of the outputs"
 
@@ -92,21 +89,35 @@ class MaskedLMHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class ClassificationHeadConfig:
-    """Options of a classification head: K class logits for a sequence."""
+class SequenceHeadConfig:
+    """Options of all heads that judge a sequence."""
 
     rows: ClassVar[Rows] = "first"
+    inner_dim: int | None = option(None, help="width of the dense layer; embed_dim where not given")
+    activation_fn: Activation = option("tanh", help="activation after the dense layer")
+    dropout: float = option(0.0, help="dropout before the dense and the output layer (fairseq's pooler dropout)")
+
+    def __post_init__(self) -> None:
+        if self.inner_dim is not None and self.inner_dim < 1:
+            raise ConfigError(f"inner_dim is {self.inner_dim}; it must be at least 1")
+        check_rates(self, "dropout")
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class ClassificationHeadConfig(SequenceHeadConfig):
+    """Options of a classification head: K class logits for a sequence."""
+
     num_classes: int = option(help="number of outputs")
-    inner_dim: int | None = option(None, help=_INNER_DIM)
-    activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
-    dropout: float = option(0.0, help=_POOLER_DROPOUT)
     labels: tuple[str, ...] = option((), help=_LABELS)
     multi_label: bool = option(False, help="each class is told for itself, so that several may hold, or none")
 
     def __post_init__(self) -> None:
         _check_classes("classification", self.num_classes, self.labels)
-        _check_width(self.inner_dim)
-        check_rates(self, "dropout")
+        super().__post_init__()
 
     @property
     def num_outputs(self) -> int:
@@ -114,16 +125,11 @@ class ClassificationHeadConfig:
 
 
 @dataclass(frozen=True)
-class RegressionHeadConfig:
+class RegressionHeadConfig(SequenceHeadConfig):
     """Options of a regression head: one number for a sequence. Its output counts from `minimum` 0 to `maximum` 1."""
 
-    rows: ClassVar[Rows] = "first"
-    num_outputs: ClassVar[int] = 1
     minimum: float = option(0.0, help="value of the output 0, the low end of the scale")
     maximum: float = option(1.0, help="value of the output 1, the high end of the scale")
-    inner_dim: int | None = option(None, help=_INNER_DIM)
-    activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
-    dropout: float = option(0.0, help=_POOLER_DROPOUT)
 
     def __post_init__(self) -> None:
         if not -math.inf < self.minimum < self.maximum < math.inf:
@@ -131,34 +137,21 @@ class RegressionHeadConfig:
                 f"minimum is {self.minimum}, maximum {self.maximum}; the minimum must be the smaller one, and both "
                 "must be finite"
             )
-        _check_width(self.inner_dim)
-        check_rates(self, "dropout")
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
-class ChoiceHeadConfig:
+class ChoiceHeadConfig(SequenceHeadConfig):
     """Options of a choice head: one score for a sequence, to be compared with those of the other choices."""
-
-    rows: ClassVar[Rows] = "first"
-    num_outputs: ClassVar[int] = 1
-    inner_dim: int | None = option(None, help=_INNER_DIM)
-    activation_fn: Activation = option("tanh", help=_ACTIVATION_FN)
-    dropout: float = option(0.0, help=_POOLER_DROPOUT)
-
-    def __post_init__(self) -> None:
-        _check_width(self.inner_dim)
-        check_rates(self, "dropout")
 
 
 @HEADS.register("classification", ClassificationHeadConfig)
 @HEADS.register("regression", RegressionHeadConfig)
 @HEADS.register("choice", ChoiceHeadConfig)
 class SequenceHead(nn.Module):
-    """Judge a sequence by its `<s>` row: dropout, dense, tanh, dropout, output projection."""
+    """Judge a sequence by its `<s>` row: dropout, dense, activation, dropout, output projection."""
 
-    def __init__(
-        self, config: ClassificationHeadConfig | RegressionHeadConfig | ChoiceHeadConfig, encoder: TransformerEncoder
-    ) -> None:
+    def __init__(self, config: SequenceHeadConfig, encoder: TransformerEncoder) -> None:
         super().__init__()
         embed_dim = encoder.embed_tokens.embedding_dim
         inner_dim = config.inner_dim or embed_dim
@@ -232,11 +225,6 @@ def with_mean_rows(matrix: Tensor, num_rows: int) -> Tensor:
     """Return (V, ...) with rows appended that are the mean of its rows: (V + num_rows, ...)."""
     mean = matrix.float().mean(dim=0, keepdim=True).to(matrix.dtype)
     return torch.cat([matrix, mean.expand(num_rows, *matrix.shape[1:])])
-
-
-def _check_width(inner_dim: int | None) -> None:
-    if inner_dim is not None and inner_dim < 1:
-        raise ConfigError(f"inner_dim is {inner_dim}; it must be at least 1")
 
 
 def _check_classes(kind: str, num_classes: int, labels: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 Shapes: B sequences, T packed tokens, M selected rows, C embed_dim, K outputs of a head.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,6 +15,7 @@ from roberta.config import check_types, option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import check_rates
+from roberta.models.heads import MaskedLMHead, with_mean_rows
 from roberta.models.initialisation import look_nearby
 from roberta.models.linear import CPU_ENGINES, CpuEngine, CpuEngineChoice, Linear, fastest_engine, obstacle
 from roberta.models.quantization import Int8Linear, refuse_to_move, to_int8
@@ -76,21 +78,7 @@ class RobertaModel(nn.Module):
         self.cpu_engine: CpuEngine = "torch"
         self.head_configs: dict[str, Any] = {}
         self.heads = nn.ModuleDict()
-        self.encoder = TransformerEncoder(
-            vocab_size=config.vocab_size,
-            padding_idx=config.padding_idx,
-            max_positions=config.max_positions,
-            encoder_layers=config.encoder_layers,
-            embed_dim=config.embed_dim,
-            ffn_embed_dim=config.ffn_embed_dim,
-            attention_heads=config.attention_heads,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            activation_dropout=config.activation_dropout,
-            activation_fn=config.activation_fn,
-            layer_norm_eps=config.layer_norm_eps,
-            layerdrop=config.encoder_layerdrop,
-        )
+        self.encoder = TransformerEncoder(config)
         if config.initialisation == "local" and not self.encoder.embed_tokens.weight.is_meta:
             look_nearby(self.encoder)
 
@@ -196,6 +184,20 @@ class RobertaModel(nn.Module):
         self.requires_grad_(False)
         self.is_int8 = True
         return self
+
+    @torch.no_grad()
+    def add_symbols(self, num_symbols: int) -> None:
+        """Append symbols whose embedding, and outputs in masked-LM heads, begin as the mean of those there are.
+
+        The parameters that grow are new ones: an optimizer made before this does not know them.
+        """
+        embedding = self.encoder.embed_tokens
+        embedding.weight = nn.Parameter(with_mean_rows(embedding.weight, num_symbols), embedding.weight.requires_grad)
+        embedding.num_embeddings = len(embedding.weight)
+        for head in self.heads.values():
+            if isinstance(head, MaskedLMHead):
+                head.add_symbols(num_symbols)
+        self.config = dataclasses.replace(self.config, vocab_size=len(embedding.weight))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RobertaModel":
         if self.is_int8:

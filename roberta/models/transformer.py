@@ -6,7 +6,7 @@ Shapes: B sequences, T packed tokens, H heads, D head width, C embed_dim.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from roberta.models.attention import attention, attention_probabilities
 from roberta.models.dropout import dropout
 from roberta.models.linear import Linear
 
+if TYPE_CHECKING:
+    from roberta.models.roberta import RobertaConfig
+
 INIT_STD = 0.02
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "tanh"]
@@ -27,7 +30,7 @@ Perturbation = Callable[[Tensor], Tensor]  # of token embeddings (T, C)
 def activation(name: Activation) -> Callable[[Tensor], Tensor]:
     """Return the activation function of that name; `gelu` is the exact erf form.
 
-    Where its input needs no gradient, it may be overwritten: it is for what was just computed.
+    Where its input needs no gradient, the result may be written over it: give it what nothing else needs.
     """
     functions: dict[str, Callable[[Tensor], Tensor]] = {
         "gelu": _gelu,
@@ -90,27 +93,16 @@ class SelfAttention(nn.Module):
 class TransformerLayer(nn.Module):
     """One post-norm layer: x = LN(x + attention(x)); x = LN(x + ffn(x))."""
 
-    def __init__(
-        self,
-        *,
-        embed_dim: int,
-        ffn_embed_dim: int,
-        attention_heads: int,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-        activation_fn: Activation,
-        layer_norm_eps: float,
-    ) -> None:
+    def __init__(self, config: "RobertaConfig") -> None:
         super().__init__()
-        self.dropout = dropout
-        self.activation_dropout = activation_dropout
-        self.activation = activation(activation_fn)
-        self.self_attn = SelfAttention(embed_dim, attention_heads, attention_dropout)
-        self.self_attn_layer_norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
-        self.fc1 = Linear(embed_dim, ffn_embed_dim)
-        self.fc2 = Linear(ffn_embed_dim, embed_dim)
-        self.final_layer_norm = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
+        self.dropout = config.dropout
+        self.activation_dropout = config.activation_dropout
+        self.activation = activation(config.activation_fn)
+        self.self_attn = SelfAttention(config.embed_dim, config.attention_heads, config.attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.fc1 = Linear(config.embed_dim, config.ffn_embed_dim)
+        self.fc2 = Linear(config.ffn_embed_dim, config.embed_dim)
+        self.final_layer_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor, layout: SequenceLayout, select: Tensor | None = None) -> Tensor:
         """Map (T, C) to (T, C), or to its rows `select` (M,) alone, (M, C), whose keys and values are all rows."""
@@ -131,45 +123,18 @@ class TransformerLayer(nn.Module):
 class TransformerEncoder(nn.Module):
     """Token and position embeddings, then a stack of layers."""
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        padding_idx: int,
-        max_positions: int,
-        encoder_layers: int,
-        embed_dim: int,
-        ffn_embed_dim: int,
-        attention_heads: int,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-        activation_fn: Activation,
-        layer_norm_eps: float,
-        layerdrop: float = 0.0,
-    ) -> None:
+    def __init__(self, config: "RobertaConfig") -> None:
         super().__init__()
-        self.dropout = dropout
-        self.layerdrop = layerdrop
+        self.dropout = config.dropout
+        self.layerdrop = config.encoder_layerdrop
         self.checkpoint_activations = False  # set by who trains it, as is the next
         self.drops_all = False  # where layers are dropped at all: every one, for a batch that counts for nothing
-        self.first_position = padding_idx + 1
-        self.embed_tokens = nn.Embedding(vocab_size, embed_dim, padding_idx)
-        self.embed_positions = nn.Embedding(self.first_position + max_positions, embed_dim, padding_idx)
-        self.layernorm_embedding = nn.LayerNorm(embed_dim, eps=layer_norm_eps)
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                embed_dim=embed_dim,
-                ffn_embed_dim=ffn_embed_dim,
-                attention_heads=attention_heads,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation_dropout=activation_dropout,
-                activation_fn=activation_fn,
-                layer_norm_eps=layer_norm_eps,
-            )
-            for _ in range(encoder_layers)
-        )
+        self.first_position = config.padding_idx + 1
+        rows = self.first_position + config.max_positions
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embed_dim, config.padding_idx)
+        self.embed_positions = nn.Embedding(rows, config.embed_dim, config.padding_idx)
+        self.layernorm_embedding = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.encoder_layers))
         self.apply(init_weights)
 
     def embed(self, tokens: Tensor, layout: SequenceLayout, perturb: Perturbation | None = None) -> Tensor:

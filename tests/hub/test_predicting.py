@@ -386,7 +386,7 @@ def test_a_head_that_is_replaced_is_told_of(headed, caplog):
     other.register_classification_head("new", num_classes=2)
     assert not caplog.text
     other.register_classification_head("new", num_classes=3)
-    assert "the head 'new' that was there, ClassificationHeadConfig(num_classes=2" in caplog.text
+    assert "the head 'new' that was there, ClassificationHeadConfig(" in caplog.text
 
 
 def test_of_several_classes_those_hold_that_are_likelier_than_not(headed):

@@ -1,7 +1,7 @@
 """RoBERTa for research and use.
 
-`roberta.from_pretrained(name_or_path)` opens a model for notebooks; the commands `roberta-preprocess`, `roberta-train`
-and `roberta-eval` make and measure one. How the package is built is told in ARCHITECTURE.md beside this file.
+`roberta.from_pretrained(name_or_path)` opens a model for notebooks; the commands, such as `roberta-train`,
+`roberta-finetune` and `roberta-eval`, make and measure one. ARCHITECTURE.md beside this file tells how it is built.
 """
 
 from typing import TYPE_CHECKING, Any

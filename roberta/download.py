@@ -15,7 +15,6 @@ import re
 import shutil
 import tarfile
 import time
-import uuid
 import zlib
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from roberta.errors import DownloadError
+from roberta.files import temporary
 from roberta.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     if is_unpacked(folder):
         return folder
-    part = _temporary(folder)
+    part = temporary(folder)
     try:
         sweep(folder.parent, f"{glob.escape(folder.name)}.*.part")
         part.mkdir(parents=True)
@@ -165,10 +165,6 @@ def _file_name(url: str) -> str:
     return PurePosixPath(urlsplit(url).path).name or "download"
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex}.part")
-
-
 def _is_cached(path: Path, sha256: str | None, size: int | None) -> bool:
     if not path.is_file():
         return False
@@ -188,7 +184,7 @@ def _try_once(url: str, path: Path, *, sha256: str | None, size: int | None, tim
     import requests  # slow: 200 ms, which those whose files are there already need not wait
     import urllib3
 
-    part = _temporary(path)
+    part = temporary(path)
     try:
         with requests.Session() as session, _open(session, url, timeout) as response, part.open("wb") as file:
             found = _receive(response, file, path.name)

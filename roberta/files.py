@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield path
             return
         target = Path(os.path.realpath(path))
-        part = target.with_name(target.name + ".part")
+        part = temporary(target)
         yield part
         with part.open("r+b") as file:
             os.fsync(file.fileno())
@@ -39,6 +40,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         if part is not None:
             with suppress(OSError):  # it may be what could not be made
                 part.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """Return a name beside a file or folder that nobody else takes, for what is to replace it when it is whole."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
 
 
 def is_stream(path: Path) -> bool:

@@ -145,7 +145,7 @@ def _sweep(name: str, recipe: Recipe, variants: Sequence[Recipe], source: pretra
         if tests is None:  # read before training, so that damage in them is found before and not after it
             tests = {split: trainer.task.samples(split) for split in trainer.task.test_splits()}
         if len(variants) > 1 and trainer.world.is_main:
-            logger.info("lr %g, seed %d", variant.schedule.lr, variant.trainer.seed)
+            logger.info("lr %g, seed %d", variant.lr_scheduler.lr, variant.trainer.seed)
         metrics = _train(trainer)
         runs.append(_described(trainer, metrics))
     if not trainer.world.is_main:
@@ -215,7 +215,7 @@ def _described(trainer: Trainer, last: dict[str, float]) -> Run:
     update, value = position.num_updates, last[trainer.valid_samples.metric]
     if position.best is not None and (config.save_dir / native.BEST).is_dir():
         update, value = position.best_update, position.best
-    return Run(trainer.recipe.schedule.lr, config.seed, config.save_dir, update, value, position.seconds)
+    return Run(trainer.recipe.lr_scheduler.lr, config.seed, config.save_dir, update, value, position.seconds)
 
 
 def _train(trainer: Trainer) -> dict[str, float]:
@@ -228,11 +228,11 @@ def _train(trainer: Trainer) -> dict[str, float]:
 
 
 def _variant(recipe: Recipe, lr: float, seed: int, folder: Path) -> Recipe:
-    schedule, logdir = dataclasses.replace(recipe.schedule, lr=lr), recipe.trainer.tensorboard_logdir
+    schedule, logdir = dataclasses.replace(recipe.lr_scheduler, lr=lr), recipe.trainer.tensorboard_logdir
     if logdir is not None and folder != recipe.trainer.save_dir:
         logdir = logdir / folder.name
     trainer = dataclasses.replace(recipe.trainer, seed=seed, save_dir=folder, tensorboard_logdir=logdir)
-    return dataclasses.replace(recipe, schedule=schedule, trainer=trainer)
+    return dataclasses.replace(recipe, lr_scheduler=schedule, trainer=trainer)
 
 
 def _take_over(source: Path, target: Path) -> None:

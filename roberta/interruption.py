@@ -17,7 +17,7 @@ _TORCHRUN = ("RANK", "TORCHELASTIC_RUN_ID")  # nobody else repeats signals: Ctrl
 class Interruption:
     """Within this context the first signal is noted in `requested`; one that comes later acts as it did before.
 
-    One within another is the other's: what came earlier counts, and what comes is noted in both. Outside of the main
+    Within another one, signals that came before count too, and those that come are noted in both. Outside of the main
     thread, to which Python gives all signals, nothing is noted.
     """
 

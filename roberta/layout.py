@@ -20,7 +20,7 @@ NO_TARGET = -1  # the target of a question whose right option is not known: loss
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return a tensor on a device; a GPU fetches it while the host goes on, from memory that stays where it is."""
+    """Return a tensor on a device; a GPU fetches it from pinned memory, while the host goes on."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

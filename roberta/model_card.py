@@ -90,7 +90,7 @@ _NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # unl
 class Facts:
     """What the files of a run say beside its checkpoint; empty where they do not.
 
-    They say neither a name nor the licence, one of the Hub's such as `mit`, and seldom the languages, as ISO 639 codes.
+    The name, the licence (one of the Hub's, such as `mit`) and the languages (ISO 639 codes) are in no such file.
     """
 
     run: Mapping[str, Any] = field(default_factory=dict)  # run.json: command, versions, recipe, earlier

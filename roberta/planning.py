@@ -83,23 +83,17 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
     Raises:
         ConfigError, DataError, VocabError: what training would raise of its data, its shape and its timetable.
     """
+    recipe, task, samples = _opened(recipe)
     trainer = recipe.trainer
-    source = None if trainer.init_from is None else pretrained.load(trainer.init_from)
-    task: Task = TASKS.build(recipe.task, None if source is None else source.tokenizer)
-    samples = task.samples("train")
-    recipe = dataclasses.replace(
-        recipe, model=dataclasses.replace(recipe.model, vocab_size=len(task.tokenizer.dictionary))
-    )
-    check_head(recipe.criterion, task.head_config(recipe.model))
-    if source is not None:
-        pretrained.check_shape(source, recipe.model, str(trainer.init_from))
-    for split in (samples, task.samples("valid")):
-        check_lengths(split, recipe.model.max_positions)
     device = choose_device(trainer.device)
     name = config.device_name or (torch.cuda.get_device_name(device) if device.type == "cuda" else None)
     epochs = epochs_of(samples, trainer, world_size=config.devices)
     timetable = Timetable(
-        recipe.schedule, epochs, max_update=trainer.max_update, max_epoch=trainer.max_epoch, max_hours=trainer.max_hours
+        recipe.lr_scheduler,
+        epochs,
+        max_update=trainer.max_update,
+        max_epoch=trainer.max_epoch,
+        max_hours=trainer.max_hours,
     )
     workload = workload_of(
         recipe,
@@ -128,6 +122,21 @@ def plan(recipe: Recipe, config: DryRunConfig) -> Estimate:
             timetable.max_update,
         )
     return found
+
+
+def _opened(recipe: Recipe) -> tuple[Recipe, Task, Samples]:
+    """Return the recipe with the vocabulary of its data, its task, and the samples that it trains on."""
+    init_from = recipe.trainer.init_from
+    source = None if init_from is None else pretrained.load(init_from)
+    task: Task = TASKS.build(recipe.task, None if source is None else source.tokenizer)
+    samples = task.samples("train")
+    model = dataclasses.replace(recipe.model, vocab_size=len(task.tokenizer.dictionary))
+    check_head(recipe.criterion, task.head_config(model))
+    if source is not None:
+        pretrained.check_shape(source, model, str(init_from))
+    for split in (samples, task.samples("valid")):
+        check_lengths(split, model.max_positions)
+    return dataclasses.replace(recipe, model=model), task, samples
 
 
 def epochs_of(samples: Samples, config: TrainerConfig, *, world_size: int, rank: int = 0) -> Epochs:

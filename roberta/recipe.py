@@ -14,7 +14,7 @@ from roberta.devices import Device, Precision
 from roberta.distributed import Parallelism
 from roberta.errors import ConfigError
 from roberta.models.linear import CpuEngineChoice
-from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
+from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +43,23 @@ FREE_ON_RESUME = frozenset(
         "init_from",
     }
 )
-_FIELDS = {"lr_scheduler": "schedule"}  # of a recipe, where a checkpoint has another name for them
 MOST = 2**40  # samples or tokens of a batch
-# The data has a fingerprint, wherever it is, and the timetable checks the decay.
-PLACES = ("data", "vocab", "valid_data", "dev", "train_file", "valid_file")
+PLACES = ("data", "vocab", "valid_data", "dev", "train_file", "valid_file")  # the data there has a fingerprint
 FREE_OF_OTHERS = frozenset(
-    {*(("task", name) for name in PLACES), ("task", "valid_fraction"), ("lr_scheduler", "decay_updates")}
+    {
+        *(("task", name) for name in PLACES),
+        ("task", "valid_fraction"),
+        ("lr_scheduler", "decay_updates"),
+    }
 )
+
+_TABLES: dict[str, Registry] = {
+    "task": TASKS,
+    "model": MODELS,
+    "criterion": CRITERIONS,
+    "optimizer": OPTIMIZERS,
+    "lr_scheduler": SCHEDULES,
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,15 @@ class TrainerConfig:
                 )
 
 
+def config_classes(**names: str) -> dict[str, Any]:
+    """Return the config classes of components, such as `optimizer="adam"`, by what they are in a recipe.
+
+    Raises:
+        ConfigError: no component is registered under a name.
+    """
+    return {part: _TABLES[part].config_class(name) for part, name in names.items()}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The configs of all components of a run; what a checkpoint stores under `training`."""
@@ -156,7 +175,7 @@ class Recipe:
     model: Any
     criterion: Any
     optimizer: Any
-    schedule: Any
+    lr_scheduler: Any
     trainer: TrainerConfig
 
     def continuing(self, options: Mapping[str, Any]) -> "Recipe":
@@ -166,19 +185,13 @@ class Recipe:
         """
         init_from = options.get("trainer", {}).get("init_from")
         if self.trainer.init_from not in (None, init_from):
-            logger.warning("the run began from %s; %s says nothing any more", init_from, self.trainer.init_from)
+            logger.warning("the run began from %s; %s has no effect any more", init_from, self.trainer.init_from)
         return dataclasses.replace(self, trainer=dataclasses.replace(self.trainer, init_from=init_from))
 
     def to_json(self) -> dict[str, Any]:
         """Return all options, by component."""
-        return {
-            "task": native.describe(TASKS, self.task),
-            "model": native.describe(MODELS, self.model),
-            "criterion": native.describe(CRITERIONS, self.criterion),
-            "optimizer": native.describe(OPTIMIZERS, self.optimizer),
-            "lr_scheduler": native.describe(SCHEDULES, self.schedule),
-            "trainer": to_json(self.trainer),
-        }
+        parts = {part: native.describe(table, getattr(self, part)) for part, table in _TABLES.items()}
+        return {**parts, "trainer": to_json(self.trainer)}
 
     def check_resumes(self, saved: dict[str, Any], source: str) -> None:
         """Refuse to go on from a run whose options would have computed something else.
@@ -190,7 +203,7 @@ class Recipe:
         """
         differences = []
         for part, options in self.to_json().items():
-            before = _defaults(getattr(self, _FIELDS.get(part, part))) | saved.get(part, {})
+            before = _defaults(getattr(self, part)) | saved.get(part, {})
             for name, value in options.items():
                 old = before.get(name)
                 is_free = (part == "trainer" and name in FREE_ON_RESUME) or (part, name) in FREE_OF_OTHERS

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from roberta.config import from_json
 from roberta.data.batching import Epochs
 from roberta.errors import CheckpointError, ConfigError
 from roberta.optim.schedules import Schedule, WarmupStableDecayConfig
@@ -34,18 +35,16 @@ class Position:
         """Return a position as it was saved.
 
         Raises:
-            CheckpointError: a field is missing or unknown, or is no number.
+            CheckpointError: a field is missing or unknown, or of another type.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        wrong = sorted(known.symmetric_difference(values))
-        wrong += sorted(
-            name
-            for name in known.intersection(values)
-            if type(values[name]) not in (int, float) and not (name in ("best", "end") and values[name] is None)
-        )
-        if wrong:
-            raise CheckpointError(f"{source}: where the run is can't be told: {', '.join(wrong)} missing or no number")
-        return cls(**values)
+        missing = {field.name for field in dataclasses.fields(cls)}.difference(values)
+        try:
+            found = from_json(cls, values, source=source)
+        except ConfigError as error:
+            raise CheckpointError(f"{error}; restore it from a copy, or go on from another checkpoint") from error
+        if missing:
+            raise CheckpointError(f"{source}: missing {', '.join(sorted(missing))}; go on from another checkpoint")
+        return found
 
     def forget_best(self) -> None:
         """Begin to look for the best validation anew."""

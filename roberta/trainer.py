@@ -72,7 +72,7 @@ class Trainer:
         self._check_samples()
         self.epochs = epochs_of(self.train_samples, config, world_size=self.world.size, rank=self.world.rank)
         self.timetable = Timetable(
-            recipe.schedule,
+            recipe.lr_scheduler,
             self.epochs,
             max_update=config.max_update,
             max_epoch=config.max_epoch,

@@ -76,7 +76,7 @@ class EvalConfig:
         if self.precision == "int8" and self.device == "cuda":
             raise ConfigError("--precision int8 is for CPUs; leave it out, or give --device cpu")
         if self.precision == "int8" and self.cpu_engine != "torch":
-            raise ConfigError(f"--cpu-engine {self.cpu_engine} multiplies in fp32; leave out it or --precision int8")
+            raise ConfigError(f"--cpu-engine {self.cpu_engine} multiplies in fp32; leave out it, or --precision int8")
         for name in ("tokens_per_sample", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -164,7 +164,7 @@ _OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "squad": (SquadOptions, ("squad",)),
 }
 
-# options of the other tasks that say nothing to one, and why
+# options of the other tasks that have no effect on one, and why
 _IDLE: dict[str, dict[str, str]] = {
     "masked_lm": {"head": "whose head is that of masked LM"},
     "squad": {"split": "whose data is one file"},
@@ -199,14 +199,14 @@ def command(argv: Sequence[str]) -> Result:
 
 
 def _check_options(given: argparse.Namespace) -> None:
-    """Refuse options that say nothing to the task, or to the other options."""
+    """Refuse options that have no effect with this task, or beside the other options."""
     for title, (options, tasks) in _OPTIONS.items():
         for field in fields(options):
             if given.task not in tasks and hasattr(given, field.name):
                 raise ConfigError(f"{flag(field.name)} is an option of {title}, not of {given.task}: leave it out")
     for name, reason in _IDLE.get(given.task, {}).items():
         if hasattr(given, name):
-            raise ConfigError(f"{flag(name)} says nothing to {given.task}, {reason}: leave it out")
+            raise ConfigError(f"{flag(name)} has no effect on {given.task}, {reason}: leave it out")
     if hasattr(given, "split") and given.data.is_file():
         raise ConfigError(f"--split chooses a file of a folder, and {given.data} is a file: leave it out")
     if hasattr(given, "split") and given.task == "race" and _is_split_of_race(given.data):

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     from roberta import pretrained
     from roberta.config import from_namespace
     from roberta.finetuning import RegularisationConfig, SweepConfig, data_set
-    from roberta.recipe import Recipe, TrainerConfig
+    from roberta.recipe import Recipe, TrainerConfig, config_classes
 
     places, recipes, options = _arguments(argv)
     arguments = [*places, *recipes, *options]
@@ -71,11 +72,14 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     choice.name = places[0] if places else None  # not the value of an option that this parser does not know
     load_user_module(choice.user_module)
     the_set = data_set(choice.name or "table")
-    configs = _configs(the_set, choice)
+    configs = config_classes(
+        task=the_set.task, criterion=the_set.criterion, optimizer=choice.optimizer, lr_scheduler=choice.lr_scheduler
+    )
+    full_parser = partial(_full_parser, the_set, choice, configs)
 
-    of_recipe, _ = _full_parser(the_set, choice, {}).parse_known_args(recipes)
+    of_recipe, _ = full_parser({}).parse_known_args(recipes)
     shown = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(of_recipe).items()}
-    parser = _full_parser(the_set, choice, shown)
+    parser = full_parser(shown)
     given = parser.parse_args(arguments)
     if choice.name is None or given.data is None:
         parser.error(_NAMELESS)
@@ -84,7 +88,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     sweep = from_namespace(SweepConfig, given)
     given.lr, given.init_from = sweep.lr[0], given.init
     source = pretrained.load(given.init)
-    chosen = vars(_full_parser(the_set, choice, {}).parse_known_args(options)[0])
+    chosen = vars(full_parser({}).parse_known_args(options)[0])
     parts = {part: from_namespace(config, given) for part, config in configs.items()}
     parts["task"] = _cut_to(source.model.config.max_positions, parts["task"], chosen)
     recipe = Recipe(
@@ -110,26 +114,15 @@ def _arguments(argv: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     return places, recipes, options
 
 
-def _configs(the_set: "DataSet", choice: argparse.Namespace) -> dict[str, Any]:
-    """Return the configs of the parts of a recipe that are chosen by name."""
-    from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
-
-    return {
-        "task": TASKS.config_class(the_set.task),
-        "criterion": CRITERIONS.config_class(the_set.criterion),
-        "optimizer": OPTIMIZERS.config_class(choice.optimizer),
-        "schedule": SCHEDULES.config_class(choice.lr_scheduler),
-    }
-
-
-def _full_parser(the_set: "DataSet", choice: argparse.Namespace, shown: Mapping[str, Any]) -> argparse.ArgumentParser:
+def _full_parser(
+    the_set: "DataSet", choice: argparse.Namespace, configs: Mapping[str, Any], shown: Mapping[str, Any]
+) -> argparse.ArgumentParser:
     """Return the parser of all options; shown: the defaults in its help, where they aren't those of the configs."""
     from roberta.config import add_arguments
     from roberta.finetuning import RegularisationConfig, SweepConfig
     from roberta.recipe import TrainerConfig
 
     parser = _parser(add_help=True)
-    configs = _configs(the_set, choice)
     fixed = ("data", *the_set.options)
     for title, config, hidden in (
         ("runs", SweepConfig, ()),
@@ -138,7 +131,7 @@ def _full_parser(the_set: "DataSet", choice: argparse.Namespace, shown: Mapping[
         ("model", RegularisationConfig, ()),
         (f"criterion {the_set.criterion}", configs["criterion"], ()),
         (f"optimizer {choice.optimizer}", configs["optimizer"], ()),
-        (f"lr scheduler {choice.lr_scheduler}", configs["schedule"], ("lr",)),
+        (f"lr scheduler {choice.lr_scheduler}", configs["lr_scheduler"], ("lr",)),
     ):
         add_arguments(parser, config, title=title, exclude=hidden, defaults=shown)
     return parser

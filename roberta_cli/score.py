@@ -89,7 +89,7 @@ def command(argv: Sequence[str]) -> Result:
     given = parser.parse_args(argv)
     load_user_module(given.user_module)
     config = from_namespace(ScoreConfig, given)
-    _check_options(given, config)
+    _refuse_idle_options(given, config)
     from roberta.text_metrics.comparison import Scoring
 
     model = None if config.model is None else _model(config)
@@ -104,8 +104,8 @@ def command(argv: Sequence[str]) -> Result:
     return {"texts": str(given.texts), **result}
 
 
-def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
-    """Refuse options that say nothing, for what they belong to is not asked for.
+def _refuse_idle_options(given: argparse.Namespace, config: ScoreConfig) -> None:
+    """Refuse options without effect, since what they belong to is not asked for.
 
     Raises:
         ConfigError: one is given, or an output can't be written.
@@ -124,6 +124,7 @@ def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
         ("bleu among --metrics", "bleu" in asked, ("bleu_tokenize",)),
         ("--baseline", config.baseline is not None, _names(SignificanceConfig)),
         ("--infill", config.infill, _names(InfillingConfig)),
+        ("--nbest, --infill or bertscore among --metrics", config.nbest or config.infill or has_bert_score, ("model",)),
         ("--model", has_model, ("max_tokens",)),
         ("BERTScore, which --model adds", has_bert_score, _names(BertScoreConfig)),
     )
@@ -133,7 +134,7 @@ def _check_options(given: argparse.Namespace, config: ScoreConfig) -> None:
     for owner, is_there, names in groups:
         for name in names:
             if hasattr(given, name) and not is_there:
-                raise ConfigError(f"{flag(name)} says nothing without {owner}; give both, or neither")
+                raise ConfigError(f"{flag(name)} has no effect without {owner}; give both, or neither")
 
 
 def _names(config: type) -> tuple[str, ...]:

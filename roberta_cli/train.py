@@ -23,35 +23,33 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     from roberta.config import add_arguments, from_namespace, help_of
     from roberta.models.roberta import preset_config
     from roberta.planning import DryRunConfig
-    from roberta.recipe import Recipe, TrainerConfig
-    from roberta.registry import CRITERIONS, OPTIMIZERS, SCHEDULES, TASKS
+    from roberta.recipe import Recipe, TrainerConfig, config_classes
 
     choice, _ = _parser(add_help=False).parse_known_args(argv)
     load_user_module(choice.user_module)
     model = preset_config(choice.preset)
-    task, criterion = TASKS.config_class(choice.task), CRITERIONS.config_class(choice.criterion or choice.task)
-    optimizer, schedule = OPTIMIZERS.config_class(choice.optimizer), SCHEDULES.config_class(choice.lr_scheduler)
+    criterion = choice.criterion or choice.task
+    configs = config_classes(
+        task=choice.task, criterion=criterion, optimizer=choice.optimizer, lr_scheduler=choice.lr_scheduler
+    )
 
     parser = _parser(add_help=True)
-    parser.add_argument("data", type=Path, metavar="DATA", help=help_of(task, "data"))
+    parser.add_argument("data", type=Path, metavar="DATA", help=help_of(configs["task"], "data"))
     add_arguments(parser, TrainerConfig, title="training")
-    add_arguments(parser, task, title=f"task {choice.task}", exclude=("data",))
+    add_arguments(parser, configs["task"], title=f"task {choice.task}", exclude=("data",))
     add_arguments(
         parser, type(model), title=f"model {choice.preset}", exclude=("vocab_size", "padding_idx"), defaults=vars(model)
     )
-    add_arguments(parser, criterion, title=f"criterion {choice.criterion or choice.task}")
-    add_arguments(parser, optimizer, title=f"optimizer {choice.optimizer}")
-    add_arguments(parser, schedule, title=f"lr scheduler {choice.lr_scheduler}")
+    add_arguments(parser, configs["criterion"], title=f"criterion {criterion}")
+    add_arguments(parser, configs["optimizer"], title=f"optimizer {choice.optimizer}")
+    add_arguments(parser, configs["lr_scheduler"], title=f"lr scheduler {choice.lr_scheduler}")
     add_arguments(parser, DryRunConfig, title="dry run")
     given = parser.parse_args(argv)
     if hasattr(given, "vocab"):
         given.vocab = vocabulary_folder(given.vocab)
     recipe = Recipe(
-        task=from_namespace(task, given),
+        **{part: from_namespace(config, given) for part, config in configs.items()},
         model=from_namespace(type(model), given, model),
-        criterion=from_namespace(criterion, given),
-        optimizer=from_namespace(optimizer, given),
-        schedule=from_namespace(schedule, given),
         trainer=from_namespace(TrainerConfig, given),
     )
     return recipe, from_namespace(DryRunConfig, given)

@@ -107,7 +107,7 @@ def test_json_that_does_not_fit_is_refused_with_its_source(values, message):
     [
         (DryRunConfig, {"devices": 8}, "--devices describes the machines of a --dry-run: leave it out"),
         (TableFormat, {"label_separator": ";"}, "--label-separator parts several classes"),
-        (PreprocessConfig, {"verify": Path("d"), "workers": 2}, "--workers says nothing to --verify"),
+        (PreprocessConfig, {"verify": Path("d"), "workers": 2}, "--workers has no effect on --verify"),
     ],
 )
 def test_options_without_effect_are_refused(config, options, message):

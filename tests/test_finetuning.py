@@ -59,7 +59,7 @@ def recipe_of(tmp_path: Path, source: Pretrained, labels, lr: float = 1e-2, **op
         model=source.model.config,
         criterion=SentencePredictionLossConfig(),
         optimizer=AdamConfig(),
-        schedule=FixedConfig(lr=lr),
+        lr_scheduler=FixedConfig(lr=lr),
         trainer=TrainerConfig(save_dir=tmp_path / "run", device="cpu", save_interval_updates=100, **trainer),
     )
 

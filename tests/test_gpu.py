@@ -138,7 +138,7 @@ def test_training_on_cuda_is_exact_after_a_resume(data_bin, tmp_path, precision)
         model=RobertaConfig(encoder_layers=2, embed_dim=64, ffn_embed_dim=64, attention_heads=2, max_positions=64),
         criterion=MaskedLMLossConfig(),
         optimizer=AdamConfig(),
-        schedule=PolynomialDecayConfig(lr=1e-3, total_num_update=20),
+        lr_scheduler=PolynomialDecayConfig(lr=1e-3, total_num_update=20),
         trainer=TrainerConfig(
             save_dir=tmp_path / "whole", max_update=6, batch_size=8, device="cuda", precision=precision
         ),

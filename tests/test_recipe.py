@@ -22,7 +22,7 @@ def make_recipe(optimizer: AdamConfig | None = None, **trainer: Any) -> Recipe:
         model=RobertaConfig(),
         criterion=MaskedLMLossConfig(),
         optimizer=optimizer or AdamConfig(),
-        schedule=PolynomialDecayConfig(lr=1e-3),
+        lr_scheduler=PolynomialDecayConfig(lr=1e-3),
         trainer=TrainerConfig(save_dir=Path("run"), max_update=3, batch_size=8, **trainer),
     )
 
@@ -71,7 +71,7 @@ def test_the_same_data_may_be_elsewhere():
 def test_another_model_to_begin_from_says_nothing_when_a_run_goes_on(caplog):
     recipe = make_recipe(init_from="b").continuing({"trainer": {"init_from": "a"}})
     assert recipe.trainer.init_from == "a"
-    assert "the run began from a; b says nothing any more" in caplog.text
+    assert "the run began from a; b has no effect any more" in caplog.text
     caplog.clear()
     for given in (None, "a"):
         make_recipe(init_from=given).continuing({"trainer": {"init_from": "a"}})

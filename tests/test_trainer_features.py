@@ -44,7 +44,7 @@ def recipe(byte_data_bin: Path, tmp_path: Path) -> Recipe:
         model=RobertaConfig(encoder_layers=2, embed_dim=16, ffn_embed_dim=32, attention_heads=2, max_positions=33),
         criterion=MaskedLMLossConfig(),
         optimizer=AdamConfig(),
-        schedule=PolynomialDecayConfig(lr=1e-2, warmup_updates=1, total_num_update=40),
+        lr_scheduler=PolynomialDecayConfig(lr=1e-2, warmup_updates=1, total_num_update=40),
         trainer=TrainerConfig(
             save_dir=tmp_path / "run",
             max_update=UPDATES,
@@ -66,7 +66,7 @@ def with_model(recipe: Recipe, **options) -> Recipe:
 
 
 def with_schedule(recipe: Recipe, schedule) -> Recipe:
-    return dataclasses.replace(recipe, schedule=schedule)
+    return dataclasses.replace(recipe, lr_scheduler=schedule)
 
 
 def trained(recipe: Recipe, **options) -> Trainer:

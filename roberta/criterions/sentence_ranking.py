@@ -63,4 +63,5 @@ class SentenceRankingLoss:
 
     def metrics(self, sums: Mapping[str, float], num_targets: int) -> dict[str, float]:
         """Return the mean loss in nats and the accuracy, of questions with an answer; 0 where there are none."""
-        return {name: sums[key] / max(num_targets, 1) for name, key in (("loss", "loss"), ("accuracy", "correct"))}
+        count = max(num_targets, 1)
+        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}

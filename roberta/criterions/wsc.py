@@ -81,7 +81,8 @@ class WSCLoss:
 
     def metrics(self, sums: Mapping[str, float], num_targets: int) -> dict[str, float]:
         """Return the mean loss and the accuracy, of questions with a right candidate; 0 where there are none."""
-        return {name: sums[key] / max(num_targets, 1) for name, key in (("loss", "loss"), ("accuracy", "correct"))}
+        count = max(num_targets, 1)
+        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
 
     def _margin(self, scores: Tensor, answers: Tensor, is_candidate: Tensor) -> Tensor:
         right = scores.gather(1, answers.clamp(min=0).unsqueeze(1))  # (Q, 1)

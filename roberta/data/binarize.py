@@ -71,7 +71,7 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if self.verify is not None:
             others = (field.name for field in fields(self) if field.name != "verify")
-            refuse_idle(self, others, "says nothing to --verify, which checks a folder that is there")
+            refuse_idle(self, others, "has no effect on --verify, which checks a folder that is there")
         elif not (self.trainpref or self.validpref or self.testpref):
             raise ConfigError("nothing to do; give --trainpref, --validpref or --testpref")
         if not 0 <= self.valid_fraction < 1:

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 from roberta.data.binarize import PreprocessConfig, preprocess
@@ -20,7 +19,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint
 from roberta.download import cache_dir, sweep
 from roberta.errors import ConfigError, DataError, StorageError
-from roberta.files import make_folder
+from roberta.files import make_folder, temporary
 from roberta.locking import in_turn
 
 TEXT_SUFFIX = ".txt"
@@ -72,7 +71,7 @@ def binarized(
     with in_turn(target.with_name(f".{target.name}.lock")):
         if target.is_dir():
             return target
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+        part = temporary(target)
         logger.info("binarising %s into %s", data, target)
         sweep(target.parent, _PARTS)
         try:

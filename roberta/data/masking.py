@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from roberta.config import option
+from roberta.config import flag, option
 from roberta.data.dictionary import SPECIALS, Dictionary
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError
@@ -41,14 +41,15 @@ class MaskingConfig:
     mask_stdev: float = option(0.0, help="standard deviation of the length of spans; 0: all have the same length")
 
     def __post_init__(self) -> None:
-        for flag, prob in (
-            ("--mask-prob", self.mask_prob),
-            *(("--mask-prob-by-epoch", prob) for prob in self.mask_prob_by_epoch),
+        for name, prob in (
+            ("mask_prob", self.mask_prob),
+            *(("mask_prob_by_epoch", prob) for prob in self.mask_prob_by_epoch),
         ):
             if not 0 < prob <= 1:
-                raise ConfigError(f"{flag} {prob}; expected above 0 and at most 1")
-        if not (0 <= self.leave_unmasked_prob <= 1 and 0 <= self.random_token_prob <= 1):
-            raise ConfigError("--leave-unmasked-prob and --random-token-prob must lie in [0, 1]")
+                raise ConfigError(f"{flag(name)} {prob}; expected above 0 and at most 1")
+        for name in ("leave_unmasked_prob", "random_token_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{flag(name)} {getattr(self, name)}; expected 0 to 1")
         if self.leave_unmasked_prob + self.random_token_prob > 1:
             raise ConfigError(
                 f"--leave-unmasked-prob {self.leave_unmasked_prob} and --random-token-prob {self.random_token_prob} "

@@ -192,6 +192,8 @@ class Tokenizer:
         Raises:
             VocabError: a symbol is there already, or can't stand in a dictionary.
         """
+        if not symbols:
+            return self
         dictionary = self.dictionary
         taken = set(dictionary.symbols)
         for symbol in symbols:

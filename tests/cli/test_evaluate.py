@@ -296,7 +296,7 @@ def test_more_tokens_than_the_model_takes_are_refused(refuse, tmp_path):
 
 
 def test_options_that_say_nothing_are_refused(refuse, tmp_path):
-    message = "--head says nothing to masked_lm, whose head is that of masked LM: leave it out"
+    message = "--head has no effect on masked_lm, whose head is that of masked LM: leave it out"
     assert message in refuse("masked_lm", tmp_path, "--head", "lm")
     path = table(tmp_path / "test.tsv", "sentence\tlabel", [("a", "1")])
     assert f"--split chooses a file of a folder, and {path} is a file: leave it out" in refuse(

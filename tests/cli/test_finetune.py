@@ -260,12 +260,12 @@ def test_options_come_from_the_recipes_and_then_from_the_command_line(folder, mo
     )
     assert (name, sweep.lr, sweep.seeds) == ("rte", (2e-5,), (1,))
     assert (recipe.trainer.max_epoch, recipe.trainer.batch_size, recipe.trainer.keep_best) == (10, 16, True)
-    assert (recipe.schedule.warmup_ratio, recipe.optimizer.adam_betas) == (0.06, (0.9, 0.98))
+    assert (recipe.lr_scheduler.warmup_ratio, recipe.optimizer.adam_betas) == (0.06, (0.9, 0.98))
     assert (recipe.optimizer.weight_decay, recipe.model.dropout, recipe.model.attention_dropout) == (0.2, 0.3, 0.0)
     assert recipe.task.data_layout == "rte"
     other = finetune.parse(["table", str(folder), "--init", str(model), "--warmup-updates=7"])[1]
-    assert (other.trainer.max_epoch, other.schedule.lr) == (10, 2e-5)
-    assert (other.schedule.warmup_updates, other.schedule.warmup_ratio) == (7, 0.0)
+    assert (other.trainer.max_epoch, other.lr_scheduler.lr) == (10, 2e-5)
+    assert (other.lr_scheduler.warmup_updates, other.lr_scheduler.warmup_ratio) == (7, 0.0)
 
 
 @pytest.mark.parametrize("given", [["--max-update", "60"], ["--max-update=60", "--max-epoch", "90"]])
@@ -280,7 +280,7 @@ def test_how_long_to_train_is_said_by_the_arguments_alone_where_they_say_it(fold
 def test_a_recipe_of_ones_own_may_say_how_many_updates_warm_up(folder, model):
     (folder / "my.args").write_text("--warmup-updates 7\n")
     recipe = finetune.parse(["table", str(folder), f"@{folder}/my.args", "--init", str(model)])[1]
-    assert (recipe.schedule.warmup_updates, recipe.schedule.warmup_ratio) == (7, 0.0)
+    assert (recipe.lr_scheduler.warmup_updates, recipe.lr_scheduler.warmup_ratio) == (7, 0.0)
 
 
 def test_data_whose_name_begins_with_the_sign_of_a_recipe_can_be_given(folder, model, monkeypatch):

@@ -102,7 +102,7 @@ def test_a_trajectory_equals_fairseqs(shared, tmp_path):
             model=dataclasses.replace(start.config, dropout=0.0, attention_dropout=0.0),
             criterion=MaskedLMLossConfig(),
             optimizer=AdamConfig(adam_betas=(0.9, 0.98), adam_eps=1e-6, weight_decay=0.1),
-            schedule=PolynomialDecayConfig(lr=1e-3, warmup_updates=6),
+            lr_scheduler=PolynomialDecayConfig(lr=1e-3, warmup_updates=6),
             trainer=TrainerConfig(save_dir=tmp_path, max_update=20, batch_size=8, device="cpu"),
         )
     )

@@ -47,7 +47,7 @@ def test_recipes_hold_the_numbers_of_the_paper(name, layers, batch, updates, lr,
     assert recipe.model.encoder_layers == layers
     assert (recipe.model.dropout, recipe.model.attention_dropout) == (0.1, 0.1)
     assert (recipe.trainer.max_update, recipe.trainer.clip_norm) == (updates, 0.0)
-    assert (recipe.schedule.lr, recipe.schedule.warmup_updates) == (lr, warmup)
+    assert (recipe.lr_scheduler.lr, recipe.lr_scheduler.warmup_updates) == (lr, warmup)
     assert recipe.optimizer.adam_betas == (0.9, second_beta)
     assert (recipe.optimizer.adam_eps, recipe.optimizer.weight_decay) == (1e-6, 0.01)
     assert (recipe.task.tokens_per_sample, recipe.task.sample_break_mode) == (512, "complete")

@@ -72,7 +72,7 @@ def make_recipe(data: Path, save_dir: Path, max_update: int, resume: bool = True
         model=RobertaConfig(**SHAPE),
         criterion=MaskedLMLossConfig(),
         optimizer=AdamConfig(),
-        schedule=PolynomialDecayConfig(lr=1e-2, warmup_updates=2, total_num_update=1000),
+        lr_scheduler=PolynomialDecayConfig(lr=1e-2, warmup_updates=2, total_num_update=1000),
         trainer=TrainerConfig(
             save_dir=save_dir,
             max_update=max_update,

@@ -83,7 +83,7 @@ def recipe(task: SpanTaskConfig, save_dir: Path, *, max_update: int) -> Recipe:
         ),
         criterion=SpanLossConfig(),
         optimizer=AdamConfig(weight_decay=0.0),
-        schedule=PolynomialDecayConfig(lr=3e-3, warmup_ratio=0.1),
+        lr_scheduler=PolynomialDecayConfig(lr=3e-3, warmup_ratio=0.1),
         trainer=TrainerConfig(
             save_dir=save_dir,
             max_update=max_update,

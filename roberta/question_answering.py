@@ -1,33 +1,26 @@
-"""SQuAD measured: the official figures of predictions, from files in the official formats or from a model.
-
-Shapes: K outputs of the head.
-"""
+"""SQuAD measured: the official figures of predictions, from files in the official formats or from a model."""
 
 import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from roberta.answers import Answers
 from roberta.config import from_json
+from roberta.criterions.span import SpanLoss, SpanLossConfig
 from roberta.data.readers.json_lines import read_value
 from roberta.data.readers.squad import Question, Version, version_of
 from roberta.data.windows import fitting_sizes
 from roberta.errors import ConfigError, DataError
 from roberta.hub import RobertaHubInterface
-from roberta.hub.answering import rows_of_windows
 from roberta.metrics import squad1_scores, squad2_scores
 from roberta.models.heads import SpanHeadConfig
-from roberta.progress import progress_bar
 from roberta.tasks.span import QuestionWindows, SpanTaskConfig, gold_texts, score_answers
+from roberta.validation import predict
 
 # how it is found that a question has no answer: by the version of the data, and whether the head has a classifier
 _NO_ANSWER = {
@@ -151,7 +144,9 @@ def answer_questions(
     started = time.perf_counter()
     samples = QuestionWindows(questions, roberta.tokenizer, config)
     encoded = time.perf_counter()
-    answers = samples.answers(_outputs(reading, samples), n_best=reading.n_best)
+    limit = max(reading.max_tokens, samples.max_seqlen)
+    outputs = predict(roberta.model, SpanLoss(SpanLossConfig(), reading.head), samples, max_tokens=limit)
+    answers = samples.answers(outputs, n_best=reading.n_best)
     seconds = time.perf_counter() - started
     figures = score_answers(questions, answers, config.version)
     if samples.windows.num_cut:
@@ -169,20 +164,6 @@ def answer_questions(
         "seconds": seconds,
     }
     return answers, {"head": reading.head, **figures, **reading_of, **throughput}
-
-
-def _outputs(reading: Reading, samples: QuestionWindows) -> list[NDArray[np.float32]]:
-    """Return what the head says of each window: (tokens, K)."""
-    sequences = [samples.windows.tokens(window).tolist() for window in range(len(samples))]
-    batches = reading.roberta.predict_batches(reading.head, sequences, max_tokens=reading.max_tokens)
-    with progress_bar(desc="read", unit="window", total=len(samples), lines=True) as bar:
-        return rows_of_windows(_counted(batches, bar), samples.sizes)
-
-
-def _counted(batches: Iterable[tuple[list[int], Tensor]], bar: Any) -> Iterator[tuple[list[int], Tensor]]:
-    for indices, logits in batches:
-        yield indices, logits
-        bar.update(len(indices))
 
 
 def _read_object(path: Path, kind: Any, what: str) -> Any:

@@ -3,7 +3,7 @@
 Shapes: S tokens of a window, K outputs of the head.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from roberta.data.windows import Windows, fitting_sizes
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, as_texts
-from roberta.hub.predicting import batched_logits
+from roberta.layout import SequenceLayout
 from roberta.models.heads import SpanHeadConfig
 
 NO_ANSWER_THRESHOLD = 0.5  # where the head tells whether there is an answer, and none is given
@@ -66,22 +66,17 @@ def answer(
         raise DataError(f"threshold is {threshold!r:.60}; expected a probability, or None")
     windows = _windows(engine, pairs, stride)
     sequences = [windows.tokens(window).tolist() for window in range(len(windows))]
-    outputs = rows_of_windows(batched_logits(engine, head, sequences), windows.sizes)
+
+    def compute(_: list[int], tokens: Tensor, layout: SequenceLayout) -> list[NDArray[np.float32]]:
+        rows = engine.model(tokens, layout, head).float().cpu().split(layout.lengths)
+        return [part.numpy() for part in rows]
+
+    outputs = engine.each(sequences, compute)
     if threshold is None and config.answerable:
         threshold = NO_ANSWER_THRESHOLD
     found = windows.answers(outputs, max_answer_tokens=max_answer_tokens, n_best=topk)
     best = [answers.ranked(threshold)[:topk] for answers in found]
     return best if topk > 1 else [answers[0] for answers in best]
-
-
-def rows_of_windows(batches: Iterable[tuple[list[int], Tensor]], sizes: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-    """Return the outputs (S, K) of a head for each window from (indices, logits) of batches; sizes: tokens of each."""
-    outputs: list[Any] = [None] * len(sizes)
-    for indices, logits in batches:
-        ends = np.cumsum(sizes[indices])[:-1]
-        for index, rows in zip(indices, np.split(logits.float().cpu().numpy(), ends), strict=True):
-            outputs[index] = rows
-    return outputs
 
 
 def _windows(engine: Engine, pairs: Sequence[tuple[str, str]], stride: int | None) -> Windows:

@@ -5,13 +5,13 @@ This is the only place where tokens are padded.
 Shapes: B sequences, S padded length, T packed tokens, C embed_dim, K outputs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from numbers import Integral
 from operator import index
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from roberta.models.roberta import RobertaConfig, RobertaModel
 
 BATCH_TOKENS = 4096  # of a forward pass: keeps two cores busy; a large GPU takes many times as much
 
+Result = TypeVar("Result")
 Text = str | tuple[str, ...]  # what makes one sequence: a text, or several such as a pair
 
 
@@ -67,6 +68,21 @@ class Engine:
             packed = torch.tensor(list(chain.from_iterable(sequences[index] for index in indices)), dtype=torch.int64)
             check_ids(packed, config.vocab_size)
             yield indices, packed.to(device), SequenceLayout.from_lengths(lengths[indices], device)
+
+    def each(
+        self,
+        sequences: Sequence[Sequence[int]],
+        compute: Callable[[list[int], Tensor, SequenceLayout], Iterable[Result]],
+    ) -> list[Result]:
+        """Return what `compute` says of each sequence, in input order; it is called with each batch of `batches`.
+
+        Raises:
+            DataError: as `batches`.
+        """
+        found: dict[int, Result] = {}
+        for indices, tokens, layout in self.batches(sequences):
+            found.update(zip(indices, compute(indices, tokens, layout), strict=True))
+        return [found[index] for index in range(len(sequences))]
 
 
 @dataclass(frozen=True)

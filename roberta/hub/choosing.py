@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from roberta.criterions.wsc import candidate_scores
 from roberta.data.examples import ChoiceExample
@@ -19,6 +20,7 @@ from roberta.data.questions import NUM_SPECIALS, encode_questions
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, as_texts, as_word_list
 from roberta.hub.predicting import batched_logits
+from roberta.layout import SequenceLayout
 from roberta.models.heads import LM_HEAD
 
 
@@ -148,14 +150,14 @@ def _noun_phrases(text: str) -> list[str]:
 
 def _scores(engine: Engine, candidates: Sequence[MaskedCandidate]) -> list[float]:
     """Return the mean log-probability of each candidate's tokens, in nats."""
-    scores = [0.0] * len(candidates)
-    for indices, tokens, layout in engine.batches([candidate.tokens.tolist() for candidate in candidates]):
+
+    def compute(indices: list[int], tokens: Tensor, layout: SequenceLayout) -> list[float]:
         starts = accumulate(layout.lengths, initial=0)
         batch = [candidates[index] for index in indices]
         rows = [start + candidate.rows for start, candidate in zip(starts, batch, strict=False)]
         select = torch.from_numpy(np.concatenate(rows)).to(tokens.device)
         targets = torch.from_numpy(np.concatenate([candidate.targets for candidate in batch])).to(tokens.device)
-        found = candidate_scores(engine.model, LM_HEAD, tokens, layout, select, targets)  # (B,)
-        for index, score in zip(indices, found.tolist(), strict=True):
-            scores[index] = score
-    return scores
+        scores: list[float] = candidate_scores(engine.model, LM_HEAD, tokens, layout, select, targets).tolist()
+        return scores
+
+    return engine.each([candidate.tokens.tolist() for candidate in candidates], compute)

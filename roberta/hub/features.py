@@ -4,7 +4,7 @@ Shapes: T packed tokens, S_i tokens of sequence i, N texts, C embed_dim.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,21 +20,22 @@ Pooling = Literal["mean", "cls", "max"]
 
 def features(engine: Engine, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[Tensor]:
     """Return the features of the last layer for each sequence of texts, in input order: (S_i, C) each."""
-    results: list[Any] = [None] * len(texts)
-    for indices, tokens, layout in engine.batches(engine.encode(texts, truncate=truncate)):
-        for index, rows in zip(indices, engine.model(tokens, layout).split(layout.lengths), strict=True):
-            results[index] = rows.clone()  # else it would keep all of its batch, also where it is saved
-    return results
+
+    def compute(_: list[int], tokens: Tensor, layout: SequenceLayout) -> list[Tensor]:
+        parts = engine.model(tokens, layout).split(layout.lengths)
+        return [rows.clone() for rows in parts]  # a view would keep all of its batch, also where it is saved
+
+    return engine.each(engine.encode(texts, truncate=truncate), compute)
 
 
 def all_hiddens(engine: Engine, texts: Sequence[tuple[str, ...]], *, truncate: bool) -> list[list[Tensor]]:
     """Return, for each sequence, the embedding output and the output of every layer: (S_i, C) each."""
-    results: list[Any] = [None] * len(texts)
-    for indices, tokens, layout in engine.batches(engine.encode(texts, truncate=truncate)):
+
+    def compute(_: list[int], tokens: Tensor, layout: SequenceLayout) -> list[list[Tensor]]:
         layers = [hidden.split(layout.lengths) for hidden in engine.model.encoder.all_hiddens(tokens, layout)]
-        for index, hiddens in zip(indices, zip(*layers, strict=True), strict=True):
-            results[index] = [hidden.clone() for hidden in hiddens]
-    return results
+        return [[hidden.clone() for hidden in hiddens] for hiddens in zip(*layers, strict=True)]
+
+    return engine.each(engine.encode(texts, truncate=truncate), compute)
 
 
 def embeddings(

@@ -15,12 +15,14 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from roberta.data.dictionary import MASK
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError, choices
 from roberta.hub.border import Engine, as_word_list
 from roberta.hub.scoring import Query, log_probabilities, log_softmax
+from roberta.layout import SequenceLayout
 from roberta.models.heads import LM_HEAD
 
 Joint = Literal["independent", "left_to_right", "beam"]
@@ -194,17 +196,17 @@ def _likeliest(
     engine: Engine, queries: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], width: int
 ) -> list[list[list[tuple[float, int]]]]:
     """Return, for each position of each (tokens, positions), the `width` likeliest tokens and log-probabilities."""
-    results: list[list[list[tuple[float, int]]]] = [[] for _ in queries]
-    for indices, tokens, layout in engine.batches([query[0] for query in queries]):
+
+    def compute(indices: list[int], tokens: Tensor, layout: SequenceLayout) -> list[list[list[tuple[float, int]]]]:
         positions = [queries[index][1] for index in indices]
         starts = np.cumsum([0, *layout.lengths[:-1]]).tolist()
         rows = [start + position for start, places in zip(starts, positions, strict=True) for position in places]
         logits = engine.model(tokens, layout, LM_HEAD, torch.tensor(rows, device=tokens.device))  # (M, V)
         values, ids = log_softmax(logits).topk(width)  # (M, width)
         found = (list(zip(*row, strict=True)) for row in zip(values.tolist(), ids.tolist(), strict=True))
-        for index, places in zip(indices, positions, strict=True):
-            results[index] = [next(found) for _ in places]
-    return results
+        return [[next(found) for _ in places] for places in positions]
+
+    return engine.each([query[0] for query in queries], compute)
 
 
 def _extended(hypothesis: _Hypothesis, position: int, value: float, token: int) -> _Hypothesis:

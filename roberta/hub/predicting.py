@@ -101,18 +101,18 @@ def predict_texts(engine: Engine, head: str, texts: Sequence[tuple[str, ...]], *
             f"head {head!r} ({type(config).__name__}) says nothing of a text alone; "
             "give predict the tokens of encode or encode_batch"
         )
-    results: list[Any] = [None] * len(texts)
-    for indices, tokens, layout in engine.batches(engine.encode(texts, truncate=truncate)):
+
+    def compute(indices: list[int], tokens: Tensor, layout: SequenceLayout) -> list[Any]:
         logits = engine.model(tokens, layout, head, select_rows(config, layout)).float()  # (M, K)
         outputs = _scaled(config, logits, layout)
         if isinstance(config, TaggingHeadConfig):
-            for index, rows in zip(indices, outputs.split(layout.lengths), strict=True):
-                results[index] = _tags(config, engine.tokenizer, texts[index], rows)
-            continue
-        for index, row in zip(indices, outputs.tolist(), strict=True):
-            is_class = isinstance(config, ClassificationHeadConfig) and not _gives_a_number(config)
-            results[index] = _classification(config, row) if is_class else Score(*row)
-    return results
+            parts = zip(indices, outputs.split(layout.lengths), strict=True)
+            return [_tags(config, engine.tokenizer, texts[index], rows) for index, rows in parts]
+        if isinstance(config, ClassificationHeadConfig) and not _gives_a_number(config):
+            return [_classification(config, row) for row in outputs.tolist()]
+        return [Score(*row) for row in outputs.tolist()]
+
+    return engine.each(engine.encode(texts, truncate=truncate), compute)
 
 
 def zero_shot(

@@ -15,6 +15,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError
 from roberta.hub.alignment import split_words, word_ids
 from roberta.hub.border import Engine
+from roberta.layout import SequenceLayout
 from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaModel
 
@@ -70,8 +71,8 @@ def pseudo_likelihoods(engine: Engine, texts: Sequence[str], *, within_word: boo
 
 def log_probabilities(engine: Engine, queries: Sequence[Query]) -> list[float]:
     """Return, for each query, the log-probability in nats of the token at its position, with its masks in place."""
-    results = [0.0] * len(queries)
-    for indices, tokens, layout in engine.batches([query.sequence for query in queries]):
+
+    def compute(indices: list[int], tokens: Tensor, layout: SequenceLayout) -> list[float]:
         starts = accumulate(layout.lengths, initial=0)
         cells = [
             range(start + queries[index].position, start + queries[index].end)
@@ -83,9 +84,10 @@ def log_probabilities(engine: Engine, queries: Sequence[Query]) -> list[float]:
             engine.tokenizer.dictionary.mask
         )
         found = log_softmax(engine.model(tokens, layout, LM_HEAD, select)).gather(1, targets.unsqueeze(1))  # (M, 1)
-        for index, value in zip(indices, found.squeeze(1).tolist(), strict=True):
-            results[index] = value
-    return results
+        values: list[float] = found.squeeze(1).tolist()
+        return values
+
+    return engine.each([query.sequence for query in queries], compute)
 
 
 def log_softmax(logits: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 from roberta.data.text import read_lines
 from roberta.errors import ConfigError, DataError
 from roberta.hub.border import Engine, inference
+from roberta.layout import SequenceLayout
 from roberta.models.roberta import RobertaModel
 from roberta.progress import progress_bar
 from roberta.text_metrics.options import BertScoreConfig
@@ -178,15 +179,16 @@ def _match_all(
 def _features(engine: Engine, texts: Sequence[str], layer: int, idf: Mapping[int, float] | None) -> list[_Text]:
     encoder = engine.model.encoder
     sequences = [_sequence(engine, text, engine.model.config.max_positions) for text in texts]
-    found: dict[int, _Text] = {}
-    for indices, tokens, layout in engine.batches(sequences):
+
+    def compute(indices: list[int], tokens: Tensor, layout: SequenceLayout) -> list[_Text]:
         x = encoder.embed(tokens, layout)
         for module in encoder.layers[:layer]:
             x = module(x, layout)
         rows = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1).split(layout.lengths)
-        for index, of_text in zip(indices, rows, strict=True):
-            found[index] = _Text(of_text, _weights(sequences[index], idf).to(of_text))
-    return [found[index] for index in range(len(texts))]
+        weights = [_weights(sequences[index], idf) for index in indices]
+        return [_Text(of_text, weight.to(of_text)) for of_text, weight in zip(rows, weights, strict=True)]
+
+    return engine.each(sequences, compute)
 
 
 def _weights(sequence: Sequence[int], idf: Mapping[int, float] | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roberta import pretrained
 from roberta.data.vocabulary import fingerprint
-from roberta.errors import CheckpointError, ConfigError
+from roberta.errors import CheckpointError, ConfigError, listed
 from roberta.pretrained import Pretrained
 
 
@@ -49,7 +49,7 @@ def _check_alike(one: Pretrained, other: Pretrained, what: str) -> None:
     differences = _differences(one.model.config, other.model.config, "")
     ours, theirs = one.model.head_configs, other.model.head_configs
     if ours.keys() != theirs.keys():
-        differences.append(f"heads {_listed(theirs)} instead of {_listed(ours)}")
+        differences.append(f"heads {listed(sorted(theirs))} instead of {listed(sorted(ours))}")
     else:
         for name in ours:
             differences += _differences(ours[name], theirs[name], f"head {name}: ")
@@ -68,7 +68,3 @@ def _differences(ours: Any, theirs: Any, prefix: str) -> list[str]:
         for name, value in our_values.items()
         if their_values[name] != value
     ]
-
-
-def _listed(heads: Any) -> str:
-    return ", ".join(sorted(heads)) or "none"

@@ -51,12 +51,21 @@ def add_arguments(
     """Add one argument per field of `config` to `parser`, in a group of its own; absent options stay absent.
 
     The help shows the values in `defaults`, by field, and those of the class where there are none.
+
+    Raises:
+        ConfigError: another config has an option of that name, so that one value would be given to both.
     """
+    owners = parser.__dict__.setdefault("option_owners", {})  # config classes by the names of their fields
     group = parser.add_argument_group(title)
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         if field.name in exclude:
             continue
+        owner = owners.setdefault(field.name, config)
+        if owner is not config:
+            raise ConfigError(
+                f"{config.__name__} and {owner.__name__} both have the option {flag(field.name)}; rename one"
+            )
         text = field.metadata.get("help", "").replace("%", "%%")
         default = (defaults or {}).get(field.name, field.default)
         if default is dataclasses.MISSING:
@@ -163,8 +172,18 @@ def _shape(hint: Any) -> tuple[Any, int | str | None, bool]:
         hint, optional = arms[0], True
     if typing.get_origin(hint) is tuple:
         elements = typing.get_args(hint)
-        return elements[0], "+" if elements[-1] is ... else len(elements), optional
-    return hint, None, optional
+        return _element(elements[0]), "+" if elements[-1] is ... else len(elements), optional
+    return _element(hint), None, optional
+
+
+def _element(kind: Any) -> Any:
+    """Return the type of one value of an option, if options may have it."""
+    if kind not in (bool, int, float, str, Path) and typing.get_origin(kind) is not Literal:
+        raise ConfigError(
+            f"options of the type {kind} can't be read; take bool, int, float, str, Path, a Literal of strings, or "
+            "tuple[X, ...] of one of those"
+        )
+    return kind
 
 
 def _parser(kind: Any) -> Any:

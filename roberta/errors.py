@@ -66,6 +66,17 @@ class PreemptionError(RobertaError):
     exit_code = 75
 
 
+def listed(names: Iterable[object], most: int = 8, sep: str = ", ") -> str:
+    """Return names with commas between them, no more than a reader can take in; `none` for none.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    items = list(map(str, names))
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return (sep.join(item[:200] for item in items[:most]) or "none") + rest
+
+
 def choices(given: object, allowed: Iterable[str]) -> str:
     """Return the tail of an error message: the allowed names, and the one nearest to `given` if one is near.
 

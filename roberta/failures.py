@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from roberta.errors import LostProcessError, TrainingError
+from roberta.errors import LostProcessError, TrainingError, listed
 
 _OF_MEMORY = (
     "DefaultCPUAllocator",
@@ -15,7 +15,6 @@ _OF_MEMORY = (
     "std::bad_alloc",
 )
 _OF_PROCESSES = ("gloo", "NCCL", "ProcessGroup", "Connection closed by peer", "Connection reset by peer")
-_FEW = 8  # samples that a message names
 
 
 @contextmanager
@@ -33,11 +32,9 @@ def explained(*, rank: int, world_size: int, update: int, sample_ids: Sequence[i
         raise lost_process(rank, world_size, cause, update=update) from cause
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            names = ", ".join(map(str, sample_ids[:_FEW]))
-            rest = f" and {len(sample_ids) - _FEW} more" if len(sample_ids) > _FEW else ""
             sharded = " or --parallelism fsdp" if world_size > 1 else ""
             raise TrainingError(
-                f"rank {rank} of {world_size}: out of memory at update {update}, on samples {names or 'none'}{rest} "
+                f"rank {rank} of {world_size}: out of memory at update {update}, on samples {listed(sample_ids)} "
                 f"({reason_of(error)}): give --checkpoint-activations{sharded} and go on with --resume; or begin anew "
                 "in another --save-dir, with --init-from the newest checkpoint (roberta-finetune: --init), and lower "
                 "--batch-size or --max-tokens and raise --update-freq by as much, or give --precision bf16"

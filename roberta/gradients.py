@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from roberta.checkpoint import native
 from roberta.distributed import whole
-from roberta.errors import TrainingError
+from roberta.errors import TrainingError, listed
 from roberta.optim.scaling import LossScale
 from roberta.recipe import TrainerConfig
 from roberta.timetable import Position
@@ -126,7 +126,7 @@ class Gradients:
         return is_finite
 
     def _described(self, norm: Tensor, update: int, sample_ids: tuple[int, ...]) -> str:
-        return f"gradient norm {norm.item()} at update {update}, on samples {_some(sample_ids)} of rank {self._rank}"
+        return f"gradient norm {norm.item()} at update {update}, on samples {listed(sample_ids)} of rank {self._rank}"
 
     @property
     def _way_out(self) -> str:
@@ -135,8 +135,3 @@ class Gradients:
         start = f"start again from {folders[-1]}, its newest checkpoint," if folders else "start again"
         skip = "" if self._config.nonfinite == "skip" else " or --nonfinite skip"
         return f"{start} in another --save-dir with a lower --lr, more --warmup-updates, --clip-norm{skip}"
-
-
-def _some(sample_ids: tuple[int, ...]) -> str:
-    rest = f" and {len(sample_ids) - 8} more" if len(sample_ids) > 8 else ""
-    return f"{', '.join(map(str, sample_ids[:8])) or 'none'}{rest}"

@@ -127,13 +127,16 @@ class Batch:
 
     @property
     def rows_per_sample(self) -> tuple[int, ...]:
-        """How many rows of head outputs each sample has, for heads that see the first row of a sequence, or all."""
+        """How many rows of head outputs each sample has; where some are selected, the device is waited for."""
+        rows = self.layout.lengths  # of each sequence
         if self.select is not None:
-            return (1,) * self.layout.num_sequences if self.groups is None else self.groups.lengths
+            ends = np.cumsum(rows)
+            sequences = np.searchsorted(ends, self.select.cpu().numpy(), side="right")  # (M,)
+            rows = tuple(np.bincount(sequences, minlength=len(ends)).tolist())
         if self.groups is None:
-            return self.layout.lengths
-        ends = np.cumsum((0, *self.groups.lengths))
-        return tuple(sum(self.layout.lengths[start:end]) for start, end in pairwise(ends.tolist()))
+            return rows
+        bounds = np.cumsum((0, *self.groups.lengths))
+        return tuple(sum(rows[start:end]) for start, end in pairwise(bounds.tolist()))
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the same batch with its tensors on `device`."""

@@ -39,7 +39,7 @@ def names(folder: Path) -> set[str]:
     return set(_entries(folder))
 
 
-def listed(folder: Path, error: type[RobertaError]) -> dict[Path, str]:
+def checked_sums(folder: Path, error: type[RobertaError]) -> dict[Path, str]:
     """Return the sha256 that each file of a manifest must have; the files are checked to be there in their sizes.
 
     Raises:

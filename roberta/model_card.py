@@ -23,7 +23,7 @@ from roberta.checkpoint.folders import CARD, read_json
 from roberta.errors import CheckpointError
 from roberta.files import write_text
 from roberta.logs import LOG, parsed
-from roberta.manifest import listed
+from roberta.manifest import checked_sums
 from roberta.markdown import table
 from roberta.timetable import SECONDS_PER_HOUR
 
@@ -394,7 +394,10 @@ def _spread(report: Mapping[str, Any]) -> str:
 
 
 def _files(folder: Path) -> str:
-    rows = [(path.name, f"{path.stat().st_size:,}", sha256) for path, sha256 in listed(folder, CheckpointError).items()]
+    rows = [
+        (path.name, f"{path.stat().st_size:,}", sha256)
+        for path, sha256 in checked_sums(folder, CheckpointError).items()
+    ]
     return "## Files\n\n" + table(("file", "bytes", "sha256"), rows)
 
 

@@ -14,15 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from roberta.checkpoint import fairseq_format, hf_format, hf_tokenizer, native
 from roberta.checkpoint.assembly import assemble
 from roberta.data.dictionary import made_up
 from roberta.data.readers.glue import MNLI_LABELS
-from roberta.data.tokenizer import Tokenizer
+from roberta.data.tokenizer import Tokenizer, has_vocabulary
 from roberta.download import DamagedArchiveError, cache_dir, fetch, is_unpacked, unpack
-from roberta.errors import CheckpointError, ConfigError, DownloadError, VocabError, choices
+from roberta.errors import CheckpointError, ConfigError, DownloadError, VocabError, choices, listed
 from roberta.files import read_json
 from roberta.models.roberta import RobertaConfig, RobertaModel
+from roberta.registry import MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +143,7 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
         ConfigError: the encoders differ in more than their dropout and what they started from.
     """
     check_shape(source, model.config, name)
-    model.encoder.load_state_dict(source.model.encoder.state_dict())
+    _transfer_encoder(source.model.encoder, model.encoder, name)
     if head not in source.model.head_configs:
         logger.info("%s has no head %r; it starts from random weights", name, head)
     elif unlike := _unlike(source.model.head_configs[head], model.head_configs[head]):
@@ -153,6 +156,21 @@ def transfer(source: Pretrained, model: RobertaModel, head: str, name: str) -> N
             logger.warning("the classes of head %r of %s have no names; they are taken for %s", head, name, found)
 
 
+def _transfer_encoder(theirs: nn.Module, ours: nn.Module, name: str) -> None:
+    """Give an encoder the weights of another; those of one kind of model alone are told of."""
+    weights, own = theirs.state_dict(), ours.state_dict()
+    if reshaped := [key for key in own if key in weights and own[key].shape != weights[key].shape]:
+        key = reshaped[0]
+        raise ConfigError(
+            f"--init-from {name}: {key} has the shape {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}; "
+            "choose a model that fits"
+        )
+    ours.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
+    for keys, what in ((own.keys() - weights.keys(), "lacks"), (weights.keys() - own.keys(), "has what is left out:")):
+        if keys:
+            logger.warning("%s %s %s", name, what, listed(sorted(keys)))
+
+
 def check_shape(source: Pretrained, config: RobertaConfig, name: str) -> None:
     """Refuse a model whose weights do not fit one of this config, whatever is dropped.
 
@@ -163,8 +181,13 @@ def check_shape(source: Pretrained, config: RobertaConfig, name: str) -> None:
     """
     free = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "initialisation")
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(source.model.config)
+    if type(config) is not type(source.model.config):
+        kinds = MODELS.name_of(type(source.model.config)), MODELS.name_of(type(config))
+        logger.warning("%s is a model of the kind %s, and this one of the kind %s", name, *kinds)
     differences = [
-        f"{key} {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key] and key not in free
+        f"{key} {theirs[key]} instead of {ours[key]}"
+        for key in ours.keys() & theirs.keys()
+        if ours[key] != theirs[key] and key not in free
     ]
     if differences:
         raise ConfigError(
@@ -224,7 +247,8 @@ def _load_fairseq(path: Path, labels: Mapping[str, tuple[str, ...]]) -> Pretrain
         for name, head in checkpoint.heads.items()
     }
     model = assemble(checkpoint.config, heads, checkpoint.state_dict, source=str(path))
-    return _checked(Pretrained(model, Tokenizer.load(path.parent)), path.parent)
+    tokenizer = Tokenizer.load(path.parent if has_vocabulary(path.parent) else None)
+    return _checked(Pretrained(model, tokenizer), path.parent)
 
 
 def _load_hf(folder: Path) -> Pretrained:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from roberta.checkpoint import native
 from roberta.config import flag, option, to_json
 from roberta.devices import Device, Precision
 from roberta.distributed import Parallelism
@@ -190,7 +189,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return all options, by component."""
-        parts = {part: native.describe(table, getattr(self, part)) for part, table in _TABLES.items()}
+        parts = {part: table.describe(getattr(self, part)) for part, table in _TABLES.items()}
         return {**parts, "trainer": to_json(self.trainer)}
 
     def check_resumes(self, saved: dict[str, Any], source: str) -> None:

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from roberta.config import from_json, to_json
 from roberta.errors import ConfigError, choices
 
 Component = TypeVar("Component", bound=Callable[..., Any])
@@ -73,6 +74,21 @@ class Registry:
         raise ConfigError(
             f"{config.__name__} is not the config of a {self.kind}; {choices(config.__name__, self._configs)}"
         )
+
+    def describe(self, config: Any) -> dict[str, Any]:
+        """Return a component's config as JSON together with the name it is registered under."""
+        return {"type": self.name_of(type(config)), **to_json(config)}
+
+    def described(self, values: Any, source: str) -> Any:
+        """Return the config that `describe` has written.
+
+        Raises:
+            ConfigError: the options are not those of a registered component; the message names the source.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: expected an object, found {type(values).__name__}")
+        options = dict(values)
+        return from_json(self.config_class(str(options.pop("type"))), options, source=source)
 
     def __iter__(self) -> Iterator[str]:
         importlib.import_module(self._package)

@@ -44,7 +44,7 @@ from roberta.registry import CRITERIONS, MODELS, OPTIMIZERS, SCHEDULES, TASKS
 from roberta.run_folder import RunFolder
 from roberta.tasks.task import Task
 from roberta.timetable import SECONDS_PER_HOUR, Position, Timetable
-from roberta.validation import check_head, check_lengths, evaluate
+from roberta.validation import check_criterion, check_head, check_lengths, evaluate
 
 logger = logging.getLogger(__name__)
 _ON_THE_BAR = ("loss", "ppl", "accuracy", "lr", "gnorm", "tokens_per_s", "mfu")
@@ -88,6 +88,7 @@ class Trainer:
             compiled=config.compile,
         )
         self.criterion = CRITERIONS.build(recipe.criterion, self.task.head)
+        check_criterion(self.criterion, self.valid_samples)
         self.optimizer: torch.optim.Optimizer = OPTIMIZERS.build(recipe.optimizer, self.model.named_parameters())
         self.average = WeightAverage(self.model.named_parameters(), config.ema_decay) if config.ema_decay else None
         self.gradients = Gradients(config, self.world.rank)
@@ -164,9 +165,7 @@ class Trainer:
             [*map(float, counts_of_mine), float(interrupted), seconds]
         )
         self.model.train()
-        weight = (
-            self.gradients.weight(num_targets) * self.world.size
-        )  # exchanging gradients takes their mean over ranks
+        weight = self.gradients.weight(num_targets) * self.world.size  # of gradients, ranks take the mean
         for k, given in enumerate(micro_batches):
             batch = self._batch(np.array([0])) if given is None else given
             counts = given is not None
@@ -196,7 +195,7 @@ class Trainer:
     def _step(self, sample_ids: tuple[int, ...], num_targets: float) -> None:
         is_fit = self.gradients.take(self.model.parameters(), sample_ids, self.position, num_targets=num_targets)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.timetable.lr(self.position.num_updates) * group["lr_scale"]
+            group["lr"] = self.timetable.lr(self.position.num_updates) * group.get("lr_scale", 1.0)
         if is_fit:
             self.optimizer.step()
             if self.average is not None:
@@ -421,7 +420,7 @@ class Trainer:
             self.position.forget_best()
         self.timetable.resume(
             self.position,
-            old_schedule=native.component(SCHEDULES, options["lr_scheduler"], str(folder)),
+            old_schedule=SCHEDULES.described(options["lr_scheduler"], str(folder)),
             old_max_update=state["max_update"],
             old_max_hours=options["trainer"].get("max_hours"),
         )

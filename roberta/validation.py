@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from roberta.data.batching import batches
 from roberta.devices import Precision, autocast
 from roberta.distributed import SINGLE, World
-from roberta.errors import ConfigError, DataError
+from roberta.errors import ConfigError, DataError, choices
 from roberta.layout import Batch
 from roberta.models.mode import evaluation_mode
 from roberta.progress import progress_bar
@@ -44,6 +44,24 @@ def check_head(criterion: Any, head: Any) -> None:
         criterion.check_fits(head)
 
 
+def check_criterion(criterion: Any, samples: Samples) -> None:
+    """Refuse a criterion with parameters, which nothing trains, and parts that lack what the figures are made of.
+
+    Raises:
+        ConfigError: it has parameters; or the figures need outputs, and the criterion or the samples don't tell them.
+    """
+    if isinstance(criterion, nn.Module) and any(True for _ in criterion.parameters()):
+        raise ConfigError(f"{type(criterion).__name__} has parameters, which are not trained; put them into a head")
+    if samples.metric == "loss":
+        return
+    lacking = [f"{type(criterion).__name__}.{name}" for name in ("outputs", "loss") if not hasattr(criterion, name)]
+    lacking += [f"{type(samples).__name__}.score"] if type(samples).score is Samples.score else []
+    if lacking:
+        raise ConfigError(
+            f"the figure {samples.metric!r} needs {', '.join(lacking)}: define it, or let metric be 'loss'"
+        )
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -60,6 +78,7 @@ def evaluate(
     The ranks of a world share the batches, and all get the result.
 
     Raises:
+        ConfigError: the metric of the samples is not among the figures.
         DataError: there are no samples.
     """
     sums: dict[str, Any] = {}
@@ -82,6 +101,8 @@ def evaluate(
     if samples.metric != "loss":
         merged = {index: rows for part in world.gather(outputs) for index, rows in part.items()}
         figures |= samples.score([merged[index] for index in range(len(samples))])
+    if samples.metric not in figures:
+        raise ConfigError(f"{type(samples).__name__}.metric is {samples.metric!r}; {choices(samples.metric, figures)}")
     return {**figures, "num_targets": num_targets}
 
 

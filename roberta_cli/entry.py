@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from roberta.errors import ConfigError, DataError, RobertaError, StorageError, TrainingError, VocabError, choices
+from roberta.errors import ConfigError, DataError, RobertaError, StorageError, TrainingError, choices
 from roberta.failures import is_out_of_memory, reason_of
 from roberta.files import is_stream
 from roberta_cli.completion import SHELLS, PrintCompletion
@@ -242,30 +242,12 @@ def opened(model: str) -> Any:
 
 
 def vocabulary_folder(vocab: Path | None) -> Path | None:
-    """Return the folder of a vocabulary given as such, or as the name of a model that comes with the package.
-
-    Raises:
-        VocabError: a folder that is given has no file of a vocabulary.
-    """
+    """Return the folder of a vocabulary given as such, or as the name of a model that comes with the package."""
     if vocab is None or vocab.exists():
-        if vocab is not None and vocab.is_dir():
-            _check_has_vocabulary(vocab)
         return vocab
     from roberta.pretrained import SHIPPED  # with torch, which takes long
 
     return SHIPPED.get(str(vocab), vocab)
-
-
-def _check_has_vocabulary(folder: Path) -> None:
-    from roberta.bpe.gpt2 import ENCODER_NAMES, MERGES_NAMES
-    from roberta.data.dictionary import FILE_NAME
-
-    names = (FILE_NAME, *MERGES_NAMES, *ENCODER_NAMES)
-    if not any((folder / name).exists() for name in names):
-        raise VocabError(
-            f"--vocab {folder}: none of {', '.join(names)} is there; of a run give a checkpoint, such as its "
-            "folder best; leave it out for RoBERTa's own"
-        )
 
 
 def add_training_components(group: Any) -> None:

@@ -1,8 +1,11 @@
-"""Byte pair encodings: text <-> BPE ids. What a BPE id is called in a dictionary is for `roberta.data.tokenizer`."""
+"""Byte pair encodings: text <-> BPE ids. What a BPE id is called in a dictionary is for `roberta.data.tokenizer`.
+
+One is registered in `BPES` with its config, and built from that and the folder of its files.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,8 @@ __all__ = ["BPE", "GPT2BPE", "GPT2BPEConfig"]
 
 class BPE(Protocol):
     """What every byte pair encoding offers; BPE ids count from 0 without gaps."""
+
+    config: Any  # of the registry BPES
 
     @property
     def symbols(self) -> list[str]:
@@ -34,4 +39,4 @@ class BPE(Protocol):
         """Return the BPE ids of each text."""
 
     def save(self, folder: Path) -> None:
-        """Write the files that `load` of the same class reads."""
+        """Write the files that the BPE of the same config reads."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roberta.config import option
 from roberta.errors import VocabError
 from roberta.files import write_text
 from roberta.registry import BPES
@@ -52,15 +51,13 @@ ALPHABET = "".join(map(chr, [*_PRINTABLE, *range(256, 512 - len(_PRINTABLE))])) 
 
 @dataclass(frozen=True)
 class GPT2BPEConfig:
-    """Where the files of the BPE are."""
-
-    bpe_folder: Path | None = option(
-        None, help="folder with vocab.bpe and encoder.json; none: the package's vocabulary"
-    )
+    """Options of GPT-2's BPE; it has none, as its files tell everything."""
 
 
 class GPT2BPE:
     """A byte-level BPE made of merges and, where the ids are not GPT-2's, an encoder."""
+
+    config = GPT2BPEConfig()
 
     def __init__(self, merges: Sequence[str], encoder: Mapping[str, int] | None = None) -> None:
         """Take merges such as "h e", earliest first, and BPE ids by token, both in the alphabet of the files.
@@ -184,13 +181,13 @@ class GPT2BPE:
 
 
 @BPES.register("gpt2", GPT2BPEConfig)
-def gpt2_bpe(config: GPT2BPEConfig) -> GPT2BPE:
-    """Return the BPE that a config describes.
+def gpt2_bpe(config: GPT2BPEConfig, folder: Path | None = None) -> GPT2BPE:
+    """Return the BPE whose files are in a folder; the package's if none is given.
 
     Raises:
         VocabError: as `GPT2BPE.load`.
     """
-    return GPT2BPE.load(config.bpe_folder)
+    return GPT2BPE.load(folder)
 
 
 def read_text(path: Path) -> str:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from roberta.errors import ConfigError, listed
 from roberta.models.roberta import RobertaModel
 from roberta.registry import MODELS
 
@@ -14,13 +15,14 @@ from roberta.registry import MODELS
 def assemble(config: Any, heads: Mapping[str, Any], weights: Mapping[str, Tensor], *, source: str) -> RobertaModel:
     """Return the model of these configs in evaluation mode; its parameters are `weights`, not copies of them.
 
-    Nothing is allocated or drawn at random on the way.
+    Nothing is drawn at random on the way, and no memory touched that parameters take. Tensors that are no parameters,
+    such as a buffer that is not saved, are what the modules make them.
 
     Raises:
         CheckpointError: parameters are missing, unknown or of another shape; the message lists all of them.
         ConfigError: a config is of no registered kind, or a name can't name a head.
     """
-    with torch.device("meta"), _Unfilled():
+    with _Unfilled():
         model: RobertaModel = MODELS.build(config)
         for name, head in heads.items():
             model.register_head(name, head)
@@ -28,14 +30,38 @@ def assemble(config: Any, heads: Mapping[str, Any], weights: Mapping[str, Tensor
     return model.eval()
 
 
+def check_rebuilds(model: RobertaModel) -> None:
+    """Refuse a model that `assemble` could not build again from its configs, as parts of it were exchanged.
+
+    Raises:
+        ConfigError: its weights have other names or shapes than those of a new model; the message names some.
+    """
+    with torch.device("meta"), _Unfilled():
+        built: RobertaModel = MODELS.build(model.config)
+        for name, head in model.head_configs.items():
+            built.register_head(name, head)
+    expected, found = _shapes(built), _shapes(model)
+    if differing := sorted(dict(expected.items() ^ found.items())):
+        raise ConfigError(
+            f"not the weights of a {type(model.config).__name__}: {listed(differing)}: parts of the model were "
+            "exchanged; merge them back, or register a model that is built with them"
+        )
+
+
+def _shapes(model: RobertaModel) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
 class _Unfilled(TorchFunctionMode):
-    """Leave the parameters of new modules as they are; on the meta device a random fill imports torch's compiler."""
+    """Leave the parameters of new modules as they are."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _FILLS or getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else (kwargs or {})["tensor"]
+            tensor = args[0] if args else (kwargs or {})["tensor"]
+            if isinstance(tensor, nn.Parameter):
+                return tensor
         return func(*args, **(kwargs or {}))
 
 

@@ -24,13 +24,12 @@ from roberta.checkpoint.foreign import (
     check_names,
     is_plain,
     join_qkv,
-    listed,
     probability,
     size,
     spell,
 )
 from roberta.data.readers.binarized import binarized_labels
-from roberta.errors import CheckpointError, ConfigError
+from roberta.errors import CheckpointError, ConfigError, listed
 from roberta.models.heads import LM_HEAD, ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.models.roberta import LARGEST, RobertaConfig
 from roberta.models.transformer import Activation
@@ -112,10 +111,9 @@ def read(path: Path) -> ForeignCheckpoint:
     """
     state = pickles.load(path, "fairseq checkpoint")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        found = (
-            listed(key for key in state if isinstance(key, str)) if isinstance(state, dict) else type(state).__name__
-        )
-        raise CheckpointError(f"{path}: not a fairseq checkpoint: it has no dict 'model'; found {found or 'nothing'}")
+        keys = [key for key in state if isinstance(key, str)] if isinstance(state, dict) else [type(state).__name__]
+        found = listed(sorted(keys), most=20)
+        raise CheckpointError(f"{path}: not a fairseq checkpoint: it has no dict 'model'; found {found}")
     tensors = _renamed(state.pop("model"), path)
     options = _options(state, path)
     tied = _drop_tied_projection(tensors, untied=options["untie_weights_roberta"])
@@ -218,7 +216,9 @@ def _kept_layers(tensors: dict[str, Tensor], keep: Sequence[int], path: Path) ->
         return tensors
     numbers = {str(old): str(new) for new, old in enumerate(keep)}
     if absent := numbers.keys() - found:
-        raise CheckpointError(f"{path}: encoder_layers_to_keep names layers that it does not have: {listed(absent)}")
+        raise CheckpointError(
+            f"{path}: encoder_layers_to_keep names layers that it does not have: {listed(sorted(absent))}"
+        )
     kept = {}
     for name, tensor in tensors.items():
         layer = _LAYER_NAME.match(name)

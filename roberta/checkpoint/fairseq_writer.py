@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from roberta.checkpoint.folders import replacing
-from roberta.checkpoint.foreign import split_qkv
+from roberta.checkpoint.foreign import check_is_roberta, split_qkv
 from roberta.data.dictionary import FILE_NAME, Dictionary
 from roberta.data.readers.binarized import binarized_labels
 from roberta.data.tokenizer import Tokenizer
@@ -45,6 +45,7 @@ def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer) -> None:
             `label/dict.txt`.
         StorageError: the folder can't be written.
     """
+    check_is_roberta(model)
     model = model if LM_HEAD in model.head_configs else _with_lm_head(model)
     state = {"args": _args(model), "model": _tensors(model), **_NO_TRAINING}
     labels = _labels(model)

@@ -1,4 +1,4 @@
-"""What the formats of other libraries share: what their files say of a model, q, k and v apart, lists of names."""
+"""What the formats of other libraries share: what their files say of a model, and q, k and v apart."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from roberta.errors import CheckpointError, choices
-from roberta.models.roberta import RobertaConfig
+from roberta.errors import CheckpointError, ConfigError, choices, listed
+from roberta.models.roberta import RobertaConfig, RobertaModel
 from roberta.models.transformer import Activation
 
 
@@ -20,6 +20,19 @@ class ForeignCheckpoint:
     config: RobertaConfig
     heads: dict[str, Any]  # configs of the registry HEADS by the names of the heads
     state_dict: dict[str, Tensor]  # the parameters of a RobertaModel with these heads, in fp32
+
+
+def check_is_roberta(model: RobertaModel) -> None:
+    """Refuse a model of another kind, which other libraries' code for RoBERTa would compute otherwise.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if type(model.config) is not RobertaConfig:
+        raise ConfigError(
+            f"a model of a {type(model.config).__name__} is no RoBERTa, and can be written in our own format alone: "
+            "--to native, or save_pretrained"
+        )
 
 
 def is_plain(tensor: Any) -> bool:
@@ -84,20 +97,9 @@ def check_names(found: Iterable[str], expected: Iterable[str], what: str) -> Non
     """
     found, expected = set(found), set(expected)
     lists = {"missing": expected - found, "unknown": found - expected}
-    details = [f"{kind}: {listed(names)}" for kind, names in lists.items() if names]
+    details = [f"{kind}: {listed(sorted(names), most=20)}" for kind, names in lists.items() if names]
     if details:
         raise CheckpointError(f"{what}: {'; '.join(details)}")
-
-
-def listed(names: Iterable[str], most: int = 20) -> str:
-    """Return names in order with commas between them, no more than a reader can take in.
-
-    >>> listed(["c", "b", "a"], most=2)
-    'a, b and 1 more'
-    """
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(name[:200] for name in ordered[:most]) + rest
 
 
 def join_qkv(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from roberta.checkpoint.folders import read_json, replacing, write_json, write_t
 from roberta.checkpoint.foreign import (
     ForeignCheckpoint,
     activation,
+    check_is_roberta,
     check_names,
     is_plain,
     join_qkv,
@@ -168,6 +169,7 @@ def write(folder: Path, model: RobertaModel, tokenizer: Tokenizer, head: str | N
         VocabError: the tokenizer can't be written in this form.
         StorageError: the folder can't be written.
     """
+    check_is_roberta(model)
     head = _chosen(model, head)
     config = _config_json(model, head)
     tensors = _tensors(model, head)

@@ -21,12 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from roberta.checkpoint.assembly import assemble
+from roberta.checkpoint.assembly import assemble, check_rebuilds
 from roberta.checkpoint.folders import discard, read_json, replacing, sweep, write_json, write_tensors
-from roberta.config import from_json, to_json
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError, StorageError
-from roberta.manifest import MANIFEST, check_content, listed
+from roberta.manifest import MANIFEST, check_content, checked_sums
 from roberta.manifest import write as write_manifest
 from roberta.models.roberta import RobertaModel
 from roberta.registry import HEADS, MODELS
@@ -137,8 +136,10 @@ def save(
     `is_best_of`.
 
     Raises:
+        ConfigError: parts of the model were exchanged, so that it could not be opened again.
         StorageError: the folder can't be written, or holds anything else than a checkpoint.
     """
+    check_rebuilds(model)
     weights = weights or model.state_dict()
     tensors = [*weights.values(), *(training.optimizer.values() if training else ())]
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -236,9 +237,10 @@ def _read(folder: Path, *, training: bool) -> Checkpoint:
                 f"{folder / CONFIG}: format {config.get('format')!r} version {config.get('version')!r}; "
                 f"this package reads 'roberta' version {FORMAT_VERSION}"
             )
-        model_config = component(MODELS, config["model"], f"{folder}: model")
-        described = _object(config["heads"], f"{folder}: heads")
-        heads = {name: component(HEADS, head, f"{folder}: head {name}") for name, head in described.items()}
+        model_config = MODELS.described(config["model"], f"{folder}: model")
+        if not isinstance(config["heads"], dict):
+            raise ConfigError(f"heads: expected an object, found {type(config['heads']).__name__}")
+        heads = {name: HEADS.described(head, f"{folder}: head {name}") for name, head in config["heads"].items()}
         model = assemble(model_config, heads, load_file(folder / MODEL), source=str(folder))
         tokenizer = Tokenizer.load(folder)
         state = None
@@ -256,7 +258,7 @@ def _num_updates(folder: Path) -> int:
 
 def _listed(folder: Path) -> dict[Path, str]:
     """Return the sha256 of each file in the manifest, checked to be there and to have the right size."""
-    files = listed(folder, CheckpointError)
+    files = checked_sums(folder, CheckpointError)
     if not files.keys() >= {folder / CONFIG, folder / MODEL}:
         raise CheckpointError(f"{folder / MANIFEST}: lists no checkpoint files; restore the folder from a copy")
     return files
@@ -268,27 +270,6 @@ def _is_whole(folder: Path) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def describe(registry: Any, config: Any) -> dict[str, Any]:
-    """Return a component's config as JSON together with the name it is registered under."""
-    return {"type": registry.name_of(type(config)), **to_json(config)}
-
-
-def component(registry: Any, values: Any, source: str) -> Any:
-    """Return the config that `describe` has written.
-
-    Raises:
-        ConfigError: the options are not those of a registered component; the message names the source.
-    """
-    options = dict(_object(values, source))
-    return from_json(registry.config_class(str(options.pop("type"))), options, source=source)
-
-
-def _object(values: Any, source: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected an object, found {type(values).__name__}")
-    return values
 
 
 def _write_files(
@@ -304,8 +285,8 @@ def _write_files(
         "version": FORMAT_VERSION,
         "torch": torch.__version__,
         **({} if num_updates is None else {"num_updates": num_updates}),
-        "model": describe(MODELS, model.config),
-        "heads": {name: describe(HEADS, head) for name, head in model.head_configs.items()},
+        "model": MODELS.describe(model.config),
+        "heads": {name: HEADS.describe(head) for name, head in model.head_configs.items()},
     }
     tokenizer.save(folder)
     write_tensors(folder / MODEL, weights)

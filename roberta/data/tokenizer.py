@@ -4,6 +4,7 @@
 `<s> a </s>` or `<s> a </s></s> b </s>`. `align` says where each token lies in its text. Nothing here knows of tensors.
 """
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -17,11 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roberta.bpe import BPE, GPT2BPE, GPT2BPEConfig
+from roberta.bpe.gpt2 import ENCODER_NAMES, MERGES_NAMES
 from roberta.data.dictionary import FILE_NAME, SPECIALS, Dictionary, is_made_up
-from roberta.errors import DataError, VocabError
+from roberta.errors import ConfigError, DataError, VocabError
+from roberta.files import read_json, write_text
 from roberta.registry import BPES
 
 logger = logging.getLogger(__name__)
+
+BPE_FILE = "bpe.json"  # what the BPE is, if it is not GPT-2's
+_FILES = (FILE_NAME, *MERGES_NAMES, *ENCODER_NAMES, BPE_FILE)
 
 _MOST = 0.5  # of a BPE's tokens: a dictionary that has fewer is probably of another one
 _HIGH, _LOW = 0xD800, 0xDC00  # where the two halves of a surrogate pair begin; each half has 1024 values
@@ -61,14 +67,15 @@ class Tokenizer:
         """Return the tokenizer whose files are in `folder`; those of the package stand in for missing ones.
 
         A folder in Hugging Face's form (`merges.txt`, a `vocab.json` that numbers the tokens of the model, no
-        `dict.txt`) is read too.
+        `dict.txt`) is read too. A BPE other than GPT-2's is named in `bpe.json`.
 
         Raises:
-            VocabError: a file is damaged, or the files don't fit each other.
+            VocabError: a file is damaged, or the files don't fit each other, or none of a vocabulary is there.
         """
         if folder is None:
             return cls(GPT2BPE.load(), Dictionary.load_packaged())
-        bpe, path = BPES.build(GPT2BPEConfig(bpe_folder=folder)), folder / FILE_NAME
+        folder = Path(folder)
+        bpe, path = BPES.build(_bpe_config(folder), folder), folder / FILE_NAME
         if path.exists():
             dictionary = _matching(bpe, Dictionary.load(path), path)
             _warn_of_unknown(bpe, dictionary, path)
@@ -85,8 +92,11 @@ class Tokenizer:
         """Write the dictionary and the files of the BPE, which `load` reads back.
 
         Raises:
+            ConfigError: the BPE is not one of the registry.
             StorageError: a file can't be written.
         """
+        if not isinstance(self.bpe, GPT2BPE):
+            write_text(folder / BPE_FILE, json.dumps(BPES.describe(self.bpe.config)))
         self.dictionary.save(folder / FILE_NAME)
         self.bpe.save(folder)
 
@@ -275,6 +285,32 @@ def _cut(parts: Sequence[Sequence[int]], room: int) -> list[Sequence[int]]:
         room -= len(kept[position])
         left -= 1
     return kept
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Return whether a folder has a file of a vocabulary."""
+    return any((folder / name).exists() for name in _FILES)
+
+
+def _bpe_config(folder: Path) -> Any:
+    """Return the config of the BPE whose files are in a folder.
+
+    Raises:
+        VocabError: there are none, or they are of a BPE that is not registered.
+    """
+    if not folder.is_dir():
+        raise VocabError(f"{folder}: no such folder; name the one with {FILE_NAME} and the files of the BPE")
+    if not has_vocabulary(folder):
+        raise VocabError(
+            f"{folder}: none of {', '.join(_FILES)} is there; of a run give a checkpoint, such as its folder best; "
+            "for RoBERTa's own vocabulary name no folder"
+        )
+    if not (folder / BPE_FILE).exists():
+        return GPT2BPEConfig()
+    try:
+        return BPES.described(read_json(folder / BPE_FILE, VocabError, missing="it was there"), str(folder / BPE_FILE))
+    except (ConfigError, KeyError) as error:
+        raise VocabError(f"{folder / BPE_FILE}: names no BPE that is known: {error}") from error
 
 
 def _matching(bpe: BPE, dictionary: Dictionary, path: Path) -> Dictionary:

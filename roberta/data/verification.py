@@ -9,7 +9,7 @@ from pathlib import Path
 from roberta.data.dictionary import FILE_NAME, Dictionary
 from roberta.data.indexed import IndexedDataset, bin_path, idx_path
 from roberta.errors import DataError
-from roberta.manifest import MANIFEST, check_content, listed
+from roberta.manifest import MANIFEST, check_content, checked_sums
 
 _CHUNK = 1 << 22  # tokens in memory at once
 
@@ -32,7 +32,7 @@ def verify(folder: Path) -> Verified:
         DataError: a file is missing, cut or changed, a token is not in the dictionary, or there is nothing to check.
         VocabError: the dictionary is damaged.
     """
-    sums = listed(folder, DataError) if (folder / MANIFEST).exists() else {}
+    sums = checked_sums(folder, DataError) if (folder / MANIFEST).exists() else {}
     for path, sha256 in sums.items():
         check_content(path, sha256, DataError)
     prefixes = sorted(path.with_suffix("") for path in folder.glob("*.idx"))

@@ -253,6 +253,7 @@ class HubModel(nn.Module):
         A checkpoint of ours in a folder of that name is replaced; anything else there is not.
 
         Raises:
+            ConfigError: modules of the model were exchanged, so that its config doesn't tell how to build it.
             StorageError: the folder can't be written, or holds other things than a checkpoint.
 
         >>> roberta.save_pretrained(folder / "mine")

@@ -32,8 +32,8 @@ class Int8Linear(nn.Module):
         self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zero = torch.zeros(len(weight), dtype=torch.int64)  # (N,): weights are symmetric
         self._sums = rounded.sum(dim=1) * self._scale  # (N,): what a constant input of 1 gives
-        self._bias = linear.bias.detach().clone()
-        self.num_weights = linear.weight.numel() + linear.bias.numel()
+        self._bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().clone()
+        self.num_weights = sum(parameter.numel() for parameter in linear.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (T, C) to (T, N), in fp32."""

@@ -15,7 +15,7 @@ from roberta.config import check_types, option
 from roberta.errors import CheckpointError, ConfigError, choices
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import check_rates
-from roberta.models.heads import MaskedLMHead, with_mean_rows
+from roberta.models.heads import with_mean_rows
 from roberta.models.initialisation import look_nearby
 from roberta.models.linear import CPU_ENGINES, CpuEngine, CpuEngineChoice, Linear, fastest_engine, obstacle
 from roberta.models.quantization import Int8Linear, refuse_to_move, to_int8
@@ -194,8 +194,9 @@ class RobertaModel(nn.Module):
         embedding = self.encoder.embed_tokens
         embedding.weight = nn.Parameter(with_mean_rows(embedding.weight, num_symbols), embedding.weight.requires_grad)
         embedding.num_embeddings = len(embedding.weight)
-        for head in self.heads.values():
-            if isinstance(head, MaskedLMHead):
+        heads: Any = self.heads.values()
+        for head in heads:
+            if hasattr(head, "add_symbols"):  # whose outputs are the symbols
                 head.add_symbols(num_symbols)
         self.config = dataclasses.replace(self.config, vocab_size=len(embedding.weight))
 
@@ -259,7 +260,10 @@ def preset_config(name: str) -> RobertaConfig:
         ConfigError: no such preset.
     """
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; {choices(name, PRESETS)}")
+        raise ConfigError(
+            f"unknown preset {name!r}; {choices(name, PRESETS)}; if it is one of yours, import its module first "
+            "(--user-module)"
+        )
     return PRESETS[name]()
 
 

@@ -6,7 +6,7 @@ Shapes: B sequences, T packed tokens, H heads, D head width, C embed_dim.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -74,20 +74,21 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, layout: SequenceLayout) -> Tensor:
         """Map (T, C) to (T, C), what `out_proj` still has to mix."""
-        q, k, v = self._qkv(x)  # (T, H, D)
+        q, k, v = self.qkv(x, layout)  # (T, H, D)
         context = attention(q, k, v, layout, dropout_p=self.dropout if self.training else 0.0).flatten(1)  # (T, C)
         # As a view it would make the compiler tell it from the rows of a last layer, and compile what follows twice.
         flat: Tensor = torch.ops.aten._unsafe_view(context, context.shape)
         return flat
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Map one sequence (S, C) to its attention probabilities without dropout: (H, S, S)."""
-        q, k, _ = self._qkv(x)
+    def probabilities(self, x: Tensor, layout: SequenceLayout) -> Tensor:
+        """Map the one sequence (S, C) of a layout to its attention probabilities without dropout: (H, S, S)."""
+        q, k, _ = self.qkv(x, layout)
         return attention_probabilities(q, k)
 
-    def _qkv(self, x: Tensor) -> tuple[Tensor, ...]:
+    def qkv(self, x: Tensor, layout: SequenceLayout) -> tuple[Tensor, ...]:
+        """Map (T, C) to queries, keys and values, (T, H, D) each; variants that turn them by position do it here."""
         qkv = self.qkv_proj(x).view(len(x), 3, self.attention_heads, -1)  # (T, 3, H, D)
-        return qkv.unbind(1)  # (T, H, D) each
+        return qkv.unbind(1)
 
 
 class TransformerLayer(nn.Module):
@@ -187,6 +188,6 @@ class TransformerEncoder(nn.Module):
 
     def attentions(self, tokens: Tensor) -> list[Tensor]:
         """Map the token ids (S,) of one sequence to the attention probabilities of every layer, each (H, S, S)."""
-        hiddens = self.all_hiddens(tokens, SequenceLayout.from_lengths([len(tokens)], tokens.device))
-        layers: Any = self.layers
-        return [layer.self_attn.probabilities(hidden) for layer, hidden in zip(layers, hiddens[:-1], strict=True)]
+        layout = SequenceLayout.from_lengths([len(tokens)], tokens.device)
+        hiddens, layers = self.all_hiddens(tokens, layout)[:-1], cast(Any, self.layers)
+        return [layer.self_attn.probabilities(x, layout) for layer, x in zip(layers, hiddens, strict=True)]

@@ -8,26 +8,38 @@ import torch
 from torch import Tensor, nn
 
 from roberta.distributed import sharded_like, whole
-from roberta.errors import CheckpointError
+from roberta.errors import CheckpointError, ConfigError, listed
 from roberta.optim.averaging import WeightAverage
 
 _AVERAGE = "average"
 _NUM_REMEMBERED = "num_remembered"  # parameters of a group that had a gradient once: nothing is kept of the others
-_MAX_FAULTS = 8  # of those that an error lists
 
 Shapes = dict[str, torch.Size]
 
 
 def gather(model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> dict[str, Tensor]:
-    """Return the whole tensors that belong to each parameter, by `<kind>.<parameter name>`; every rank must ask."""
+    """Return the whole tensors that belong to each parameter, by `<kind>.<parameter name>`; every rank must ask.
+
+    Raises:
+        ConfigError: the optimizer keeps something other than tensors.
+    """
     tensors = {
-        f"{key}.{name}": whole(value)
+        f"{key}.{name}": whole(_tensor(key, value, optimizer))
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     if average is not None:
         tensors |= {f"{_AVERAGE}.{name}": whole(value) for name, value in average.values.items()}
     return tensors
+
+
+def _tensor(key: str, value: Any, optimizer: torch.optim.Optimizer) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ConfigError(
+            f"{type(optimizer).__name__} keeps {key!r} of a parameter as {type(value).__name__}, which no checkpoint "
+            "holds; let it keep a tensor, or an option of the group"
+        )
+    return value
 
 
 def group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -57,17 +69,17 @@ def restore(
     """
     parameters = dict(model.named_parameters())
     kept = _kept(parameters, optimizer)
-    faults = _differences(weights, {name: parameter.shape for name, parameter in parameters.items()})
+    own = model.state_dict()  # with buffers, and with every name of a parameter that has several
+    faults = _differences(weights, {name: value.shape for name, value in own.items()})
     faults += _differences(tensors, kept | _averaged(average), may_lack=_never_stepped(kept, tensors))
     faults += _miscounted(parameters, optimizer, tensors, groups)
     if faults:
-        more = f" and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
         raise CheckpointError(
-            f"{source}: its state is not that of this run: {'; '.join(faults[:_MAX_FAULTS])}{more}; restore it "
+            f"{source}: its state is not that of this run: {listed(faults, sep='; ')}; restore it "
             "from a copy, or start anew in another --save-dir"
         )
     for name, value in weights.items():
-        parameters[name].copy_(sharded_like(value, parameters[name]))
+        own[name].copy_(sharded_like(value, own[name]))
     for name, value in tensors.items():
         key, _, parameter_name = name.partition(".")
         parameter = parameters[parameter_name]
@@ -140,6 +152,6 @@ def _miscounted(
         if saved.get(_NUM_REMEMBERED, found) != found:
             faults.append(
                 f"of {len(group['params'])} parameters {found} have state instead of {saved[_NUM_REMEMBERED]}, "
-                f"{', '.join(absent[:_MAX_FAULTS]) or 'none'} have not"
+                f"{listed(absent)} have not"
             )
     return faults

@@ -183,7 +183,7 @@ def test_word_starts_are_tokens_with_a_space_in_front(bpe: GPT2BPE) -> None:
 
 def test_config_builds_the_bpe_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "vocab.bpe").write_text("a b\n")
-    assert len(BPES.build(GPT2BPEConfig(bpe_folder=tmp_path)).symbols) == 258
+    assert len(BPES.build(GPT2BPEConfig(), tmp_path).symbols) == 258
     assert BPES.config_class("gpt2") is GPT2BPEConfig
 
 

@@ -60,10 +60,10 @@ class SentencePredictionTaskConfig(TableFormat):
     pooler_dropout: float = option(0.0, help="dropout before the dense and the output layer of the head")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.data_layout not in LAYOUTS:
             raise ConfigError(f"--data-layout {self.data_layout}; {choices(self.data_layout, LAYOUTS)}")
-        self._check_options_count()
+        self._refuse_idle_options()
+        super().__post_init__()
         if self.metric is not None and self.metric not in METRICS:
             raise ConfigError(f"--metric {self.metric}; {choices(self.metric, METRICS)}")
         if not 0.0 < self.valid_fraction < 1.0:
@@ -71,8 +71,8 @@ class SentencePredictionTaskConfig(TableFormat):
         if self.tokens_per_sample < 4:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; a pair takes at least 4")
 
-    def _check_options_count(self) -> None:
-        """Refuse options that say nothing to the layout."""
+    def _refuse_idle_options(self) -> None:
+        """Refuse options that have no effect on data of this layout."""
         idle = [field.name for field in fields(TableFormat)] if self.data_layout != "table" else []
         if self.data_layout in GLUE:
             idle += ["labels", "valid_fraction"]  # the set has its own
@@ -80,8 +80,8 @@ class SentencePredictionTaskConfig(TableFormat):
             idle.append("valid_fraction")
         elif self.kind == "regression":
             idle.append("labels")
-        what = "numbers for labels" if self.data_layout == "table" else self.data_layout
-        refuse_idle(self, idle, f"says nothing to {what}")
+        place = "where labels are numbers" if self.data_layout == "table" else f"on {self.data_layout}"
+        refuse_idle(self, idle, f"has no effect {place}")
 
 
 class LabelledTexts(Samples):

@@ -53,10 +53,10 @@ class SentenceRankingTaskConfig(ChoiceFields):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.data_layout == "race":
             names = (*(field.name for field in fields(ChoiceFields)), *_FILE_OPTIONS)
             refuse_idle(self, names, "is for .jsonl, not for RACE's folders")
+        super().__post_init__()
         if self.max_option_length < 1:
             raise ConfigError(f"--max-option-length is {self.max_option_length}; it must be at least 1")
         if self.tokens_per_sample <= NUM_SPECIALS:

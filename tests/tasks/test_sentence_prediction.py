@@ -411,15 +411,17 @@ def test_genuine_mnli_has_ax_beside_it(shared, tokenizer):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"data_layout": "rte", "text_columns": ("a",)}, "--text-columns says nothing to rte"),
-        ({"data_layout": "rte", "labels": ("a", "b")}, "--labels says nothing to rte"),
-        ({"data_layout": "rte", "valid_fraction": 0.5}, "--valid-fraction says nothing to rte"),
-        ({"data_layout": "folders", "kind": "regression"}, "--kind says nothing to folders"),
-        ({"data_layout": "binarized", "valid_fraction": 0.5}, "--valid-fraction says nothing to binarized"),
-        ({"kind": "regression", "labels": ("a", "b")}, "--labels says nothing to numbers for labels"),
+        ({"data_layout": "rte", "text_columns": ("a",)}, "--text-columns has no effect on rte"),
+        ({"data_layout": "rte", "labels": ("a", "b")}, "--labels has no effect on rte"),
+        ({"data_layout": "rte", "valid_fraction": 0.5}, "--valid-fraction has no effect on rte"),
+        ({"data_layout": "folders", "kind": "regression"}, "--kind has no effect on folders"),
+        ({"data_layout": "folders", "columns": ("a",)}, "--columns has no effect on folders"),
+        ({"data_layout": "folders", "label_separator": ";"}, "--label-separator has no effect on folders"),
+        ({"data_layout": "binarized", "valid_fraction": 0.5}, "--valid-fraction has no effect on binarized"),
+        ({"kind": "regression", "labels": ("a", "b")}, "--labels has no effect where labels are numbers"),
     ],
 )
-def test_options_that_say_nothing_are_refused(tmp_path, options, said):
+def test_options_without_effect_are_refused(tmp_path, options, said):
     with pytest.raises(ConfigError, match=f"{said}: leave it out"):
         SentencePredictionTaskConfig(data=tmp_path, **options)
     SentencePredictionTaskConfig(data=tmp_path, data_layout="folders", labels=("a", "b"), valid_fraction=0.5)

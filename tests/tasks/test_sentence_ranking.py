@@ -142,7 +142,14 @@ def test_two_test_files_are_refused_and_not_passed_over(folder, tokenizer):
 
 @pytest.mark.parametrize(
     "options",
-    [{"question_field": "q"}, {"train_file": Path("a")}, {"valid_file": Path("a")}, {"option_fields": ("a", "b")}],
+    [
+        {"question_field": "q"},
+        {"question_field": None},
+        {"question_texts": ("?",)},
+        {"option_fields": ("a", "b")},
+        {"train_file": Path("a")},
+        {"valid_file": Path("a")},
+    ],
 )
 def test_fields_and_files_are_refused_beside_the_folders_of_race(tmp_path, options):
     flag = f"--{next(iter(options)).replace('_', '-')}"

@@ -11,7 +11,7 @@ from roberta.errors import DataError
 
 Label = str | float | tuple[str, ...] | None  # a class, a number, several classes at once, or not told
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def check_texts(examples: Sequence[TextExample], place: object) -> None:
                 raise DataError(f"{example.source}: the text is empty; fill it in, or remove the example")
             partly_empty.append(example)
     if partly_empty:
-        _LOGGER.warning(
+        logger.warning(
             "%s: %d of %d examples have an empty text beside another one, and are kept; the first one is %s",
             place,
             len(partly_empty),

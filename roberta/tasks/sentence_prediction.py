@@ -39,7 +39,7 @@ HEAD = "sentence_classification_head"  # fairseq's name
 
 _TRAINING = ("train", "valid")
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Example = TextExample | EncodedExample
 
@@ -207,7 +207,7 @@ class SentencePredictionTask(Task):
         num_cut = sum(
             sum(map(len, parts)) + 2 * len(parts) > len(row) for parts, row in zip(pieces, sequences, strict=True)
         )
-        _LOGGER.info("%s: %d samples; %d cut to %d tokens", split, len(examples), num_cut, limit)
+        logger.info("%s: %d samples; %d cut to %d tokens", split, len(examples), num_cut, limit)
         samples = self._samples(split, examples, sequences)
         samples.num_truncated = num_cut
         return samples

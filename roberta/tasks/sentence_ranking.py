@@ -34,7 +34,7 @@ _FILE_OPTIONS = ("train_file", "valid_file")
 _RACE_SPLITS = {"valid": "dev"}
 _TEST = "test"  # the split whose answers may be secret
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class SentenceRankingTask(Task):
 
     def _report(self, samples: RankedQuestions, split: str) -> None:
         counts = samples.counts()
-        _LOGGER.info(
+        logger.info(
             "%s: %d questions; %d with a context cut to fit %d tokens, %d with options cut to %d tokens",
             split,
             len(samples),

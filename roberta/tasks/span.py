@@ -32,7 +32,7 @@ from roberta.tasks.task import Prediction, Samples, Task
 _SHOWN, _WRITTEN = 5, 20  # answers to a question, for people and in the file
 _FILE_NAMES = {"train": "train", "valid": "dev"}
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -173,13 +173,13 @@ class SpanTask(Task):
             if not questions:
                 raise DataError(f"{path}: no question has an answer that stands where it is said to start")
         elif out_of_place := num_out_of_place(questions):
-            _LOGGER.warning(
+            logger.warning(
                 "%s: %d answers do not stand where they are said to start; their texts are compared all the same",
                 path,
                 out_of_place,
             )
         samples = QuestionWindows(questions, self.tokenizer, self.config)
-        _LOGGER.info(
+        logger.info(
             "%s: %d questions in %d windows, %d of them without the answer; %d questions cut to %d tokens",
             split,
             len(questions),

@@ -39,7 +39,7 @@ _TEST = "test"  # the split whose answers may be secret
 _SMALLEST = 1e-300  # probability, so that the log of 0 is finite
 _KINDS = {"wsc": (".jsonl",), "winogrande": (".jsonl",), "text": (".txt",)}
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Submission(NamedTuple):
@@ -218,7 +218,7 @@ class WSCTask(Task):
         submission = _SUBMISSIONS.get(self.config.data_layout) if split == _TEST else None
         samples = PronounQuestions(examples, self.tokenizer, self.config.tokens_per_sample, submission)
         counts = samples.counts()
-        _LOGGER.info(
+        logger.info(
             "%s: %d questions; %d of them cut to fit %d tokens",
             split,
             len(samples),
@@ -226,7 +226,7 @@ class WSCTask(Task):
             self.config.tokens_per_sample,
         )
         if counts["num_single_candidates"]:
-            _LOGGER.info(
+            logger.info(
                 "%s: %d questions with nothing to compare the query with; it is taken for the answer",
                 split,
                 counts["num_single_candidates"],
@@ -237,10 +237,10 @@ class WSCTask(Task):
         """Return the questions of a train split that teach something."""
         answered = [example for example in examples if example.answer != REJECTED]
         if rejected := len(examples) - len(answered):
-            _LOGGER.info("train: %d questions without a right candidate to learn from are left out", rejected)
+            logger.info("train: %d questions without a right candidate to learn from are left out", rejected)
         kept = [example for example in answered if len(example.candidates) > 1]
         if single := len(answered) - len(kept):
-            _LOGGER.info("train: %d questions with nothing to compare the query with are left out", single)
+            logger.info("train: %d questions with nothing to compare the query with are left out", single)
         if not kept:
             raise DataError(
                 f"{self.config.data}: no question of the train split has a right candidate and another one to "

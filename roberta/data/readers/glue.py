@@ -20,7 +20,7 @@ TWO_WAY_LABELS = ("not_entailment", "entailment")
 
 _TSV = {"train": ("train.tsv",), "valid": ("dev.tsv",), "test": ("test.tsv",)}
 _JSONL = {"train": ("train.jsonl",), "valid": ("val.jsonl",), "test": ("test.jsonl",)}
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ def glue_file(folder: Path, name: str, split: str) -> Path:
     path = _found(folder, names)
     if path is not None:
         if not path.name.startswith(names[0]):
-            _LOGGER.warning("%s is read, for there is no %s", path, names[0])
+            logger.warning("%s is read, for there is no %s", path, names[0])
         return path
     raise DataError(
         f"{folder}: no {' or '.join(names)} there, packed ({', '.join(PACKINGS[1:])}) or not; "
@@ -237,7 +237,7 @@ def read_glue(path: Path, name: str, split: str) -> list[TextExample]:
         group = row.cells.get(the_set.group, "")
         examples.append(TextExample(texts, _label(row, the_set), row.source, name_in_set, group))
     if without_gold:
-        _LOGGER.warning(
+        logger.warning(
             "%s: %d rows have no gold label (%s), and are left out; the first one is %s",
             file,
             len(without_gold),

@@ -20,7 +20,7 @@ _TRAITS: dict[Version, str] = {
     "2.0": "some questions of 2.0 have no answer, which a model for 1.1 can't say: "
     "use squad2 (roberta-finetune squad2)",
 }
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def with_answers_in_place(questions: Sequence[Question]) -> list[Question]:
     place = _file_of(questions)
     untold = sum(not question.answers and not question.is_impossible for question in questions)
     if lost_answers := num_out_of_place(questions):
-        _LOGGER.warning(
+        logger.warning(
             "%s: %d answers do not stand where they are said to start; with them, %d of %d questions are left out",
             place,
             lost_answers,
@@ -87,7 +87,7 @@ def with_answers_in_place(questions: Sequence[Question]) -> list[Question]:
             len(questions),
         )
     if untold:
-        _LOGGER.warning("%s: %d of %d questions have no answer told, and are left out", place, untold, len(questions))
+        logger.warning("%s: %d of %d questions have no answer told, and are left out", place, untold, len(questions))
     return kept
 
 

@@ -25,7 +25,7 @@ PACKINGS = ("", *COMPRESSED)
 
 _CELL_CHARACTERS = 2**31 - 1  # of a .csv, at most: what a C long holds anywhere; csv's own 2^17 is less than a book
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def read_rows(
                 f"{source}: {len(cells)} columns; expected {len(header)}: {', '.join(header)}; mend the row"
             )
     if uneven:
-        _LOGGER.warning(
+        logger.warning(
             "%s: %d rows have too few or too many columns, and are left out; the first one is %s",
             path,
             len(uneven),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from roberta.answers import Answers, write_answers
 from roberta.config import option
+from roberta.data.readers.split_files import find_split_file, has_split_file
 from roberta.data.readers.squad import Question, Version, num_out_of_place, read_squad, with_answers_in_place
 from roberta.data.tokenizer import Span, Tokenizer
 from roberta.data.windows import MAX_QUESTION_TOKENS, STRIDE, EncodedPassage, Windows, WindowSizes
@@ -30,7 +31,6 @@ from roberta.registry import TASKS
 from roberta.tasks.task import Prediction, Samples, Task
 
 _SHOWN, _WRITTEN = 5, 20  # answers to a question, for people and in the file
-_FILE_NAMES = {"train": "train", "valid": "dev"}
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SpanTaskConfig:
     """Options of finding answers."""
 
     data: Path = option(
-        help="SQuAD's training file, or a folder with the files of both splits, train*.json and dev*.json"
+        help="SQuAD's training file, or a folder with those of both splits, such as train-v1.1.json and dev-v1.1.json"
     )
     dev: Path | None = option(None, help="SQuAD's development file, where the training data is a file")
     version: Version = option("1.1", help="SQuAD 1.1, or 2.0, where questions may have no answer")
@@ -246,15 +246,9 @@ def _file(config: SpanTaskConfig, split: str) -> Path:
     if config.data.is_dir():
         if config.dev is not None:
             raise ConfigError(f"--dev {config.dev}: --data {config.data} is a folder, which holds both files; drop one")
-        word = _FILE_NAMES[split]
-        patterns = (f"{word}*{config.version}*.json*", f"{word}*.json*")
-        found = next(filter(None, (sorted(config.data.glob(pattern)) for pattern in patterns)), [])
-        if len(found) != 1:
-            raise DataError(
-                f"{config.data}: {len(found)} files {' or '.join(patterns)}; expected one, "
-                "or give the training file and --dev"
-            )
-        return found[0]
+        of_version = (f"-v{config.version}.json",)
+        kinds = of_version if has_split_file(config.data, split, of_version) else (".json",)
+        return find_split_file(config.data, split, kinds, advice="give the training file itself, and --dev")
     if split == "train":
         return config.data
     if config.dev is None:

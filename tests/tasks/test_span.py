@@ -242,9 +242,20 @@ def test_files_are_found_in_a_folder_or_as_they_are_given(folder: Path, tokenize
     (folder / "train-v2.0.json").write_text("")
     assert len(SpanTask(config(folder), tokenizer).samples("train").questions) == 2
     (folder / "train-part-v1.1.json.gz").write_text("")
-    message = r"2 files train\*1.1\*.json\* or train\*.json\*; expected one, or give the training file and --dev"
+    assert len(SpanTask(config(folder), tokenizer).samples("train").questions) == 2  # whose name is that word alone
+    train.rename(folder / "train-big-v1.1.json")
+    message = "train-big-v1.1.json and train-part-v1.1.json.gz could each be it; give the training file"
     with pytest.raises(DataError, match=message):
         SpanTask(config(folder), tokenizer).samples("train")
+    with pytest.raises(DataError, match="no file of the test split; expected one named test with .json, packed"):
+        SpanTask(config(folder), tokenizer).samples("test")
+
+
+def test_files_that_name_no_version_are_found_in_a_folder(folder: Path, tokenizer: Tokenizer) -> None:
+    for split, name in (("train", "train.json"), ("dev", "my-validation.json")):
+        (folder / f"{split}-v1.1.json").rename(folder / name)
+    task = SpanTask(config(folder), tokenizer)
+    assert [len(task.samples(split).questions) for split in ("train", "valid")] == [2, 2]
 
 
 def test_the_other_version_is_refused(folder: Path, tokenizer: Tokenizer) -> None:

@@ -11,6 +11,7 @@ from roberta.config import add_arguments, flag, from_namespace, option
 from roberta.data.questions import MAX_OPTION_TOKENS
 from roberta.data.readers.choices import QUESTION_SETS, ChoiceFields
 from roberta.data.readers.glue import GLUE
+from roberta.data.readers.race import is_race_split
 from roberta.data.readers.table import TableFormat
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, VocabError
@@ -209,7 +210,7 @@ def _check_options(given: argparse.Namespace) -> None:
             raise ConfigError(f"{flag(name)} has no effect on {given.task}, {reason}: leave it out")
     if hasattr(given, "split") and given.data.is_file():
         raise ConfigError(f"--split chooses a file of a folder, and {given.data} is a file: leave it out")
-    if hasattr(given, "split") and given.task == "race" and _is_split_of_race(given.data):
+    if hasattr(given, "split") and given.task == "race" and is_race_split(given.data):
         raise ConfigError(f"--split chooses a folder of RACE, and {given.data} is one of them: leave it out")
     for name in MODEL_OPTIONS:
         if hasattr(given, "predictions") and hasattr(given, name):
@@ -365,16 +366,10 @@ def _race_place(request: Request) -> tuple[dict[str, Any], str]:
     """Return the folder of RACE and the split, of which the folder may be given."""
     if not request.data.is_dir():
         raise ConfigError(f"{request.data}: not a folder; give that of RACE, or one of its splits such as RACE/test")
-    if _is_split_of_race(request.data):
+    if is_race_split(request.data):
         folder = request.data.resolve()
-        return {"data": folder.parent}, {"dev": "valid"}.get(folder.name, folder.name)
+        return {"data": folder.parent}, folder.name
     return {"data": request.data}, request.config.split
-
-
-def _is_split_of_race(folder: Path) -> bool:
-    from roberta.data.readers.race import LEVELS
-
-    return any((folder / level).is_dir() for level in LEVELS)
 
 
 def _masked_lm(request: Request) -> dict[str, Any]:

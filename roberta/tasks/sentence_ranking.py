@@ -20,7 +20,7 @@ from roberta.config import option, refuse_idle
 from roberta.data.examples import ChoiceExample
 from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
 from roberta.data.readers.choices import ChoiceFields, read_choices
-from roberta.data.readers.race import LEVELS, read_race
+from roberta.data.readers.race import find_race_split, read_race
 from roberta.data.readers.split_files import advice_for, find_split_file, has_split_file
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
@@ -31,7 +31,6 @@ from roberta.tasks.task import Prediction, Samples, Task
 
 _KINDS = (".jsonl",)
 _FILE_OPTIONS = ("train_file", "valid_file")
-_RACE_SPLITS = {"valid": "dev"}
 _TEST = "test"  # the split whose answers may be secret
 
 logger = logging.getLogger(__name__)
@@ -171,10 +170,7 @@ class SentenceRankingTask(Task):
     def _read(self, split: str) -> list[ChoiceExample]:
         folder = self.config.data
         if self.config.data_layout == "race":
-            inner = folder / _RACE_SPLITS.get(split, split)
-            if not inner.is_dir() and any((folder / level).is_dir() for level in LEVELS):
-                raise DataError(f"{folder}: this is one split of RACE; give the folder that holds train and dev")
-            return read_race(inner)
+            return read_race(find_race_split(folder, split))
         named = {"train": self.config.train_file, "valid": self.config.valid_file}.get(split)
         path = folder / named if named else find_split_file(folder, split, _KINDS, advice=advice_for(split))
         return read_choices(path, self.config)

@@ -5,11 +5,28 @@ from pathlib import Path
 
 from roberta.data.examples import ChoiceExample
 from roberta.data.readers.json_lines import read_json
+from roberta.data.readers.split_files import find_split_folder
 from roberta.errors import DataError
 
-LEVELS = ("middle", "high")
-
+_LEVELS = ("middle", "high")
 _LETTERS = "ABCD"
+
+
+def is_race_split(folder: Path) -> bool:
+    """Tell whether a folder is one split of RACE, not that of all of them."""
+    return bool(_levels(folder))
+
+
+def find_race_split(folder: Path, split: str) -> Path:
+    """Return the folder of a split in that of RACE, where the one for validation is called dev.
+
+    Raises:
+        DataError: the folder is one split itself, or several folders could be the split.
+    """
+    found = find_split_folder(folder, split)
+    if not found.is_dir() and is_race_split(folder):
+        raise DataError(f"{folder}: this is one split of RACE; give the folder that holds train and dev")
+    return found
 
 
 def read_race(folder: Path) -> list[ChoiceExample]:
@@ -20,13 +37,18 @@ def read_race(folder: Path) -> list[ChoiceExample]:
     Raises:
         DataError: there are no passages, or a file is no passage of RACE; the message names the file and question.
     """
-    levels = [folder / level for level in LEVELS if (folder / level).is_dir()]
+    levels = _levels(folder)
     if not levels:
         raise DataError(f"{folder}: no folder middle or high there; give a split of RACE such as RACE/train")
     examples = [example for level in levels for path in _passages(level) for example in _questions(path)]
     if not examples:
         raise DataError(f"{folder}: no questions in its .txt files; get RACE again")
     return examples
+
+
+def _levels(folder: Path) -> list[Path]:
+    """Return the folders of the levels that a split has."""
+    return [folder / level for level in _LEVELS if (folder / level).is_dir()]
 
 
 def _passages(level: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from roberta.data.readers.race import read_race
+from roberta.data.readers.race import find_race_split, is_race_split, read_race
 from roberta.errors import DataError
 
 PASSAGE = {
@@ -92,6 +92,19 @@ def test_a_folder_without_levels_or_questions_is_refused(tmp_path):
     (tmp_path / "high").mkdir()
     with pytest.raises(DataError, match="no questions"):
         read_race(tmp_path)
+
+
+def test_the_folder_of_a_split_is_found_and_told_from_that_of_all(tmp_path):
+    for split in ("train", "dev"):
+        write(tmp_path, f"{split}/high", "1.txt", PASSAGE)
+    assert find_race_split(tmp_path, "train") == tmp_path / "train"
+    assert find_race_split(tmp_path, "valid") == find_race_split(tmp_path, "dev") == tmp_path / "dev"
+    assert (is_race_split(tmp_path), is_race_split(tmp_path / "dev")) == (False, True)
+    with pytest.raises(DataError, match="dev: this is one split of RACE; give the folder that holds train and dev"):
+        find_race_split(tmp_path / "dev", "train")
+    write(tmp_path, "val/high", "1.txt", PASSAGE)
+    with pytest.raises(DataError, match="dev and val could each be the valid split"):
+        find_race_split(tmp_path, "valid")
 
 
 def test_the_genuine_folders_are_read(shared, tmp_path):

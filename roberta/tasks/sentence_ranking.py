@@ -21,17 +21,17 @@ from roberta.data.examples import ChoiceExample
 from roberta.data.questions import MAX_OPTION_TOKENS, NUM_SPECIALS, encode_questions
 from roberta.data.readers.choices import ChoiceFields, read_choices
 from roberta.data.readers.race import find_race_split, read_race
-from roberta.data.readers.split_files import advice_for, find_split_file, has_split_file
+from roberta.data.readers.split_files import has_split_file
 from roberta.data.tokenizer import Tokenizer
-from roberta.errors import ConfigError, DataError
+from roberta.errors import ConfigError
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import ChoiceHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.task import Prediction, Samples, Task
+from roberta.tasks.choosing import TEST, Questions, check_answers, find_question_file, numbered
+from roberta.tasks.task import Prediction, Task
 
 _KINDS = (".jsonl",)
 _FILE_OPTIONS = ("train_file", "valid_file")
-_TEST = "test"  # the split whose answers may be secret
 
 logger = logging.getLogger(__name__)
 
@@ -65,23 +65,19 @@ class SentenceRankingTaskConfig(ChoiceFields):
             )
 
 
-class RankedQuestions(Samples):
+class RankedQuestions(Questions):
     """Questions, each with a sequence for every option."""
 
-    metric = "accuracy"
-    maximise = True
+    examples: Sequence[ChoiceExample]
 
     def __init__(
         self, examples: Sequence[ChoiceExample], tokenizer: Tokenizer, config: SentenceRankingTaskConfig
     ) -> None:
-        self.examples = examples
         self.max_option_tokens = min(config.max_option_length, config.tokens_per_sample - NUM_SPECIALS)
         self.questions = encode_questions(
             tokenizer, examples, max_tokens=config.tokens_per_sample, max_option_tokens=self.max_option_tokens
         )
-        self.sizes = np.array([sum(question.lengths) for question in self.questions], dtype=np.int64)
-        self.answers = np.array([NO_TARGET if example.answer is None else example.answer for example in examples])
-        self.chance = float(np.mean([1 / len(example.options) for example in examples]))
+        super().__init__(examples, [question.lengths for question in self.questions])
 
     def counts(self) -> dict[str, int]:
         """Return how many questions lost the end of their context, and how many some of an option."""
@@ -89,11 +85,6 @@ class RankedQuestions(Samples):
             "num_truncated": sum(question.is_cut for question in self.questions),
             "num_options_truncated": sum(question.options_cut for question in self.questions),
         }
-
-    @property
-    def max_seqlen(self) -> int:
-        """The tokens of the longest sequence."""
-        return max(length for question in self.questions for length in question.lengths)
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return the sequences of these questions, those of a question one after another."""
@@ -117,9 +108,7 @@ class RankedQuestions(Samples):
         Raises:
             DataError: no question has an answer.
         """
-        told = self.answers != NO_TARGET
-        if not told.any():
-            raise DataError(f"{self.examples[0].source}: neither this question nor another one has an answer to score")
+        told = self.are_told()
         is_right = np.array([rows.argmax() for rows in outputs]) == self.answers
         groups = np.array([example.group for example in self.examples])
         by_group = {f"accuracy_{name}": groups == name for name in sorted(set(groups.tolist()) - {""})}
@@ -148,8 +137,8 @@ class SentenceRankingTask(Task):
     def test_splits(self) -> tuple[str, ...]:
         """Return `test` where the data has such a split."""
         is_race, data = self.config.data_layout == "race", self.config.data
-        has_test = (data / _TEST).is_dir() if is_race else has_split_file(data, _TEST, _KINDS)
-        return (_TEST,) if has_test else ()
+        has_test = (data / TEST).is_dir() if is_race else has_split_file(data, TEST, _KINDS)
+        return (TEST,) if has_test else ()
 
     def samples(self, split: str) -> RankedQuestions:
         """Return the questions of a split; those of a test split may lack answers.
@@ -160,20 +149,19 @@ class SentenceRankingTask(Task):
             DataError: the split is missing, or damaged, or an answer is missing from another split than test.
         """
         examples = self._read(split)
-        untold = next((example for example in examples if example.answer is None), None)
-        if untold is not None and split != _TEST:
-            raise DataError(f"{untold.source}: no answer, and the {split} split needs them; leave the question out")
+        check_answers(examples, split)
         samples = RankedQuestions(examples, self.tokenizer, self.config)
         self._report(samples, split)
         return samples
 
     def _read(self, split: str) -> list[ChoiceExample]:
-        folder = self.config.data
-        if self.config.data_layout == "race":
-            return read_race(find_race_split(folder, split))
-        named = {"train": self.config.train_file, "valid": self.config.valid_file}.get(split)
-        path = folder / named if named else find_split_file(folder, split, _KINDS, advice=advice_for(split))
-        return read_choices(path, self.config)
+        config = self.config
+        if config.data_layout == "race":
+            return read_race(find_race_split(config.data, split))
+        path = find_question_file(
+            config.data, split, kinds=_KINDS, train_file=config.train_file, valid_file=config.valid_file
+        )
+        return read_choices(path, config)
 
     def _report(self, samples: RankedQuestions, split: str) -> None:
         counts = samples.counts()
@@ -189,7 +177,7 @@ class SentenceRankingTask(Task):
 
 
 def _prediction(example: ChoiceExample, output: NDArray[np.float32]) -> Prediction:
-    names = [f"{number}. {text}" for number, text in enumerate(example.options, start=1)]  # texts may be equal
+    names = numbered(example.options)
     log_probabilities = torch.from_numpy(output[:, 0]).double().log_softmax(dim=0).tolist()
     best = max(range(len(names)), key=log_probabilities.__getitem__)
     return Prediction(

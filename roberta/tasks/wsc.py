@@ -24,7 +24,7 @@ from roberta.config import option
 from roberta.data.examples import REJECTED, PronounExample
 from roberta.data.noun_phrases import noun_phrases, other_candidates
 from roberta.data.pronouns import encode_candidates
-from roberta.data.readers.split_files import advice_for, find_split_file, has_split_file
+from roberta.data.readers.split_files import has_split_file
 from roberta.data.readers.winograd import read_winograd_text, read_winogrande, read_wsc
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, DataError
@@ -32,10 +32,10 @@ from roberta.files import write_text
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.task import Prediction, Samples, Task
+from roberta.tasks.choosing import TEST, Questions, check_answers, find_question_file, numbered
+from roberta.tasks.task import Prediction, Task
 
 _CANDIDATES: Literal["noun_phrases"] = "noun_phrases"
-_TEST = "test"  # the split whose answers may be secret
 _SMALLEST = 1e-300  # probability, so that the log of 0 is finite
 _KINDS = {"wsc": (".jsonl",), "winogrande": (".jsonl",), "text": (".txt",)}
 
@@ -82,11 +82,10 @@ class WSCTaskConfig:
             )
 
 
-class PronounQuestions(Samples):
+class PronounQuestions(Questions):
     """Questions, each with a sequence for every candidate."""
 
-    metric = "accuracy"
-    maximise = True
+    examples: Sequence[PronounExample]
 
     def __init__(
         self,
@@ -95,7 +94,6 @@ class PronounQuestions(Samples):
         max_tokens: int,
         submission: _Submission | None = None,
     ) -> None:
-        self.examples = examples
         self.submission = submission
         self.questions = [
             encode_candidates(
@@ -108,12 +106,7 @@ class PronounQuestions(Samples):
             )
             for example in examples
         ]
-        lengths = [sum(len(candidate.tokens) for candidate in question) for question in self.questions]
-        self.sizes = np.array(lengths, dtype=np.int64)
-        self.answers = np.array(
-            [NO_TARGET if example.answer in (None, REJECTED) else example.answer for example in examples]
-        )
-        self.chance = float(np.mean([1 / len(example.candidates) for example in examples]))
+        super().__init__(examples, [[len(candidate.tokens) for candidate in question] for question in self.questions])
 
     def counts(self) -> dict[str, int]:
         """Return how many questions lost some of their text, and how many have but one candidate, which then wins."""
@@ -121,11 +114,6 @@ class PronounQuestions(Samples):
             "num_truncated": sum(candidates[0].is_cut for candidates in self.questions),
             "num_single_candidates": sum(len(candidates) == 1 for candidates in self.questions),
         }
-
-    @property
-    def max_seqlen(self) -> int:
-        """The tokens of the longest sequence."""
-        return max(len(candidate.tokens) for question in self.questions for candidate in question)
 
     def batch(self, sample_ids: NDArray[np.int64], *, seed: int, epoch: int) -> Batch:
         """Return the sequences of these questions, those of a question one after another."""
@@ -153,13 +141,9 @@ class PronounQuestions(Samples):
             DataError: no question has an answer.
         """
         is_right = [
-            _is_right(int(rows.argmax()), example.answer)
-            for rows, example in zip(outputs, self.examples, strict=True)
-            if example.answer is not None
+            _is_right(int(rows.argmax()), example) for rows, example in zip(outputs, self.examples, strict=True)
         ]
-        if not is_right:
-            raise DataError(f"{self.examples[0].source}: neither this question nor another one has an answer to score")
-        return {"accuracy": float(np.mean(is_right))}
+        return {"accuracy": float(np.mean(np.array(is_right)[self.are_told()]))}
 
     def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
         """Return the candidate chosen for each pronoun, and the share of each candidate's score in a softmax."""
@@ -189,12 +173,8 @@ class WSCTask(Task):
 
     def test_splits(self) -> tuple[str, ...]:
         """Return `test` where the data has such a split, and it is not the one for validation."""
-        config = self.config
-        if not has_split_file(config.data, _TEST, _KINDS[config.data_layout]) or self._path(_TEST) == self._path(
-            "valid"
-        ):
-            return ()
-        return (_TEST,)
+        has_test = has_split_file(self.config.data, TEST, _KINDS[self.config.data_layout])
+        return (TEST,) if has_test and self._path(TEST) != self._path("valid") else ()
 
     def samples(self, split: str) -> PronounQuestions:
         """Return the questions of a split; those of a test split may lack answers.
@@ -208,14 +188,12 @@ class WSCTask(Task):
             DataError: the split is missing, or damaged, or an answer is missing from another split than test.
         """
         examples = self._read(split)
-        untold = next((example for example in examples if example.answer is None), None)
-        if untold is not None and split != _TEST:
-            raise DataError(f"{untold.source}: no answer, and the {split} split needs them; leave the question out")
+        check_answers(examples, split)
         if self.config.data_layout == "wsc":
             examples = self._with_candidates(examples)
         if split == "train":
             examples = self._learnable(examples)
-        submission = _SUBMISSIONS.get(self.config.data_layout) if split == _TEST else None
+        submission = _SUBMISSIONS.get(self.config.data_layout) if split == TEST else None
         samples = PronounQuestions(examples, self.tokenizer, self.config.tokens_per_sample, submission)
         counts = samples.counts()
         logger.info(
@@ -259,10 +237,10 @@ class WSCTask(Task):
 
     def _path(self, split: str) -> Path:
         config = self.config
-        named = {"train": config.train_file, "valid": config.valid_file}.get(split)
-        if named:
-            return config.data / named
-        return find_split_file(config.data, split, _KINDS[config.data_layout], advice=advice_for(split))
+        kinds = _KINDS[config.data_layout]
+        return find_question_file(
+            config.data, split, kinds=kinds, train_file=config.train_file, valid_file=config.valid_file
+        )
 
     def _with_candidates(self, examples: Sequence[PronounExample]) -> list[PronounExample]:
         """Return questions about one phrase with more phrases to compare it with."""
@@ -288,12 +266,12 @@ def _noun_phrases(text: str) -> list[str]:
         raise ConfigError(f"{error}; or do without it: --wsc-candidates spans") from error
 
 
-def _is_right(best: int, answer: int) -> bool:
-    return best != 0 if answer == REJECTED else best == answer
+def _is_right(best: int, example: PronounExample) -> bool:
+    return best != 0 if example.answer == REJECTED else best == example.answer
 
 
 def _prediction(example: PronounExample, output: NDArray[np.float32]) -> Prediction:
-    names = [f"{number}. {text}" for number, text in enumerate(example.candidates, start=1)]  # texts may be equal
+    names = numbered(example.candidates)
     shares = torch.from_numpy(output[:, 0]).double().softmax(dim=0).tolist()
     right, answer = None, None
     if example.answer == REJECTED:

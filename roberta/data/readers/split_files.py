@@ -6,11 +6,12 @@ from pathlib import Path
 from roberta.data.text import COMPRESSED
 from roberta.errors import DataError
 
+KEEP_ONE = "keep one of them"  # what to do about several files, if no option tells them apart
+
 _WORDS = {"train": ("train",), "valid": ("valid", "dev", "val", "validation"), "test": ("test",)}
-_ADVICE = "keep one of them"
 
 
-def find_split_file(folder: Path, split: str, kinds: tuple[str, ...], *, advice: str = _ADVICE) -> Path:
+def find_split_file(folder: Path, split: str, kinds: tuple[str, ...], *, advice: str = KEEP_ONE) -> Path:
     """Return the file of a split: for .jsonl `train.jsonl`, `dev_rand_split.jsonl.xz`, `ARC-Easy-Test.jsonl` and so on.
 
     One of the words in its name is the split (dev, val and validation stand for valid), and one of the kinds, packed or
@@ -43,20 +44,13 @@ def find_split_folder(folder: Path, split: str) -> Path:
     if split in there or not there:
         return folder / split
     if len(there) > 1:
-        raise DataError(f"{folder}: {' and '.join(there)} could each be the {split} split; {_ADVICE}")
+        raise DataError(f"{folder}: {' and '.join(there)} could each be the {split} split; {KEEP_ONE}")
     return folder / there[0]
 
 
 def has_split_file(folder: Path, split: str, kinds: tuple[str, ...]) -> bool:
     """Tell whether there is a file of a split, or several, which `find_split_file` refuses."""
     return bool(_found(folder, split, kinds)[0])
-
-
-def advice_for(split: str) -> str:
-    """Return what to do about several files of a split where options name those of train and valid."""
-    if split == "train":
-        return "name one with --train-file"
-    return "name one with --valid-file, or give roberta-eval the file itself" if split == "valid" else _ADVICE
 
 
 def _found(folder: Path, split: str, kinds: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -20,7 +20,7 @@ from roberta.data.examples import EncodedExample, Label, TextExample
 from roberta.data.indexed import idx_path
 from roberta.data.readers.binarized import binarized_dictionary, binarized_labels, read_binarized
 from roberta.data.readers.folders import read_folders
-from roberta.data.readers.glue import GLUE, glue_splits, read_glue
+from roberta.data.readers.glue import GLUE, GlueSet, glue_splits, read_glue
 from roberta.data.readers.split_files import find_split_file, find_split_folder, has_split_file
 from roberta.data.readers.table import KINDS, TableFormat, read_table
 from roberta.data.submission import write_submission
@@ -71,10 +71,15 @@ class SentencePredictionTaskConfig(TableFormat):
         if self.tokens_per_sample < 4:
             raise ConfigError(f"--tokens-per-sample is {self.tokens_per_sample}; a pair takes at least 4")
 
+    @property
+    def glue_set(self) -> GlueSet | None:
+        """The set of GLUE that the layout is, if it is one."""
+        return GLUE.get(self.data_layout)
+
     def _refuse_idle_options(self) -> None:
         """Refuse options that have no effect on data of this layout."""
         idle = [field.name for field in fields(TableFormat)] if self.data_layout != "table" else []
-        if self.data_layout in GLUE:
+        if self.glue_set is not None:
             idle += ["labels", "valid_fraction"]  # the set has its own
         elif self.data_layout == "binarized":
             idle.append("valid_fraction")
@@ -85,21 +90,28 @@ class SentencePredictionTaskConfig(TableFormat):
 
 
 class LabelledTexts(Samples):
-    """Sequences with a label each."""
+    """Sequences with a label each.
+
+    submission: the set of GLUE and its split, if the official site takes predictions of these.
+    """
 
     maximise = True
-    num_truncated = 0
 
     def __init__(
         self,
         examples: Sequence[Example],
         sequences: Sequence[Sequence[int]],
+        *,
         head: Any,
         metrics: Sequence[str],
         tokenizer: Tokenizer,
+        num_truncated: int,
+        submission: tuple[str, str] | None = None,
     ) -> None:
         self.examples = examples
         self.tokenizer = tokenizer  # of examples that are tokens
+        self.num_truncated = num_truncated
+        self.submission = submission
         self.head = head
         self.metrics = metrics
         self.metric = metrics[0]
@@ -134,6 +146,13 @@ class LabelledTexts(Samples):
         """Return the prediction for each sample."""
         return [self._prediction(*pair) for pair in zip(self.examples, outputs, strict=True)]
 
+    def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
+        """Write the file that GLUE's official site takes, of a split for which there is one."""
+        if self.submission is not None:
+            examples = [example for example in self.examples if isinstance(example, TextExample)]
+            found = [prediction.prediction for prediction in self.predictions(outputs)]
+            write_submission(folder, *self.submission, examples, found)
+
     def _prediction(self, example: Example, output: NDArray[np.float32]) -> Prediction:
         if isinstance(example, TextExample):
             text = " | ".join(example.texts)
@@ -166,10 +185,10 @@ class SentencePredictionTask(Task):
 
     def __init__(self, config: SentencePredictionTaskConfig, tokenizer: Tokenizer | None = None) -> None:
         self.config = config
-        if config.data_layout in GLUE and config.data.is_file():
+        if config.glue_set is not None and config.data.is_file():
             raise ConfigError(f"{config.data}: a file, which has but one split; give the folder of all of them")
         self.tokenizer = tokenizer or Tokenizer.load()
-        self.head = config.head_name or (config.data_layout if config.data_layout in GLUE else HEAD)
+        self.head = config.head_name or (HEAD if config.glue_set is None else config.data_layout)
         if config.data_layout == "binarized" and binarized_dictionary(config.data) != self.tokenizer.dictionary:
             raise VocabError(f"{config.data}: its dictionary is not the model's; binarise with the model's dict.txt")
         self._train = self._read_train()
@@ -183,7 +202,7 @@ class SentencePredictionTask(Task):
     def test_splits(self) -> tuple[str, ...]:
         """Return the splits to predict: of GLUE those whose files are there, with AX beside MNLI; else `test`."""
         config = self.config
-        if config.data_layout in GLUE:
+        if config.glue_set is not None:
             others = [split for split in glue_splits(config.data, config.data_layout) if split not in _TRAINING]
             is_diagnosed = config.data_layout == "mnli" and glue_splits(_diagnostic(config.data), AX)
             return (*others, *((AX,) if is_diagnosed else ()))
@@ -208,15 +227,28 @@ class SentencePredictionTask(Task):
             sum(map(len, parts)) + 2 * len(parts) > len(row) for parts, row in zip(pieces, sequences, strict=True)
         )
         logger.info("%s: %d samples; %d cut to %d tokens", split, len(examples), num_cut, limit)
-        samples = self._samples(split, examples, sequences)
-        samples.num_truncated = num_cut
-        return samples
+        return LabelledTexts(
+            examples,
+            sequences,
+            head=self._head_config,
+            metrics=self._metrics,
+            tokenizer=self.tokenizer,
+            num_truncated=num_cut,
+            submission=self._submission(split),
+        )
 
-    def _samples(self, split: str, examples: Sequence[Example], sequences: Sequence[Sequence[int]]) -> LabelledTexts:
-        if self.config.data_layout in GLUE:
-            name, split = (AX, "test") if split == AX else (self.config.data_layout, split)
-            return GlueTexts(name, split, examples, sequences, self._head_config, self._metrics, self.tokenizer)
-        return LabelledTexts(examples, sequences, self._head_config, self._metrics, self.tokenizer)
+    def _submission(self, split: str) -> tuple[str, str] | None:
+        """Return the set of GLUE and its split, if the official site takes predictions of it."""
+        if self.config.glue_set is None:
+            return None
+        _, name, split = self._in_glue(split)
+        return (name, split) if split in GLUE[name].submissions else None
+
+    def _in_glue(self, split: str) -> tuple[Path, str, str]:
+        """Return the folder, the set and the split that a split of a set of GLUE is: AX is a set of its own."""
+        if split == AX:
+            return _diagnostic(self.config.data), AX, "test"
+        return self.config.data, self.config.data_layout, split
 
     def _pieces(self, examples: Sequence[Example]) -> list[list[Sequence[int]]]:
         """Return the tokens of each text of each example; texts are encoded all at once."""
@@ -264,37 +296,10 @@ class SentencePredictionTask(Task):
             return read_folders(config.data, split, config.labels)
         if config.data_layout == "binarized":
             return read_binarized(config.data, split, needs_labels=needs_labels)
-        if split == AX:
-            return read_glue(_diagnostic(config.data), AX, "test")
-        if config.data_layout in GLUE:
-            return read_glue(config.data, config.data_layout, split)
+        if config.glue_set is not None:
+            return read_glue(*self._in_glue(split))
         path = config.data if config.data.is_file() else find_split_file(config.data, split, KINDS)
         return read_table(path, config, needs_labels=needs_labels)
-
-
-class GlueTexts(LabelledTexts):
-    """Samples of a set of GLUE, whose predictions the official site takes."""
-
-    def __init__(
-        self,
-        name: str,
-        split: str,
-        examples: Sequence[Example],
-        sequences: Sequence[Sequence[int]],
-        head: Any,
-        metrics: Sequence[str],
-        tokenizer: Tokenizer,
-    ) -> None:
-        super().__init__(examples, sequences, head, metrics, tokenizer)
-        self.name = name
-        self.split = split
-
-    def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
-        """Write the file that the official site takes, of the splits that it takes."""
-        if self.split in GLUE[self.name].submissions:
-            examples = [example for example in self.examples if isinstance(example, TextExample)]
-            found = [prediction.prediction for prediction in self.predictions(outputs)]
-            write_submission(folder, self.name, self.split, examples, found)
 
 
 def _diagnostic(folder: Path) -> Path:
@@ -308,8 +313,8 @@ def _head_of(examples: Sequence[Example], config: SentencePredictionTaskConfig) 
     Raises:
         DataError: the labels are of different kinds, all the same, or not among those of the config.
     """
-    if config.data_layout in GLUE:
-        the_set = GLUE[config.data_layout]
+    the_set = config.glue_set
+    if the_set is not None:
         if the_set.scale is not None:
             low, high = the_set.scale
             return RegressionHeadConfig(minimum=low, maximum=high, dropout=config.pooler_dropout)
@@ -343,7 +348,7 @@ def _metrics_of(head: Any, config: SentencePredictionTaskConfig) -> tuple[str, .
     """
     several = not isinstance(head, RegressionHeadConfig) and head.multi_label
     kind = "regression" if isinstance(head, RegressionHeadConfig) else "multi_label" if several else "classification"
-    own = GLUE[config.data_layout].metrics if config.data_layout in GLUE else METRICS_OF_KIND[kind]
+    own = METRICS_OF_KIND[kind] if config.glue_set is None else config.glue_set.metrics
     if config.metric is None:
         return own
     fitting = (*own, *METRICS_OF_KIND[kind], *(["f1"] if kind == "classification" and head.num_classes == 2 else []))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from roberta.config import add_arguments, from_namespace, option
-from roberta_cli.entry import Parser, add_user_module, load_user_module, run
+from roberta_cli.entry import Parser, add_user_module, load_user_modules, run
 from roberta_cli.results import Result
 
 DESCRIPTION = """Write a model in another format, open the result, and compare what both compute on a fixed batch.
@@ -45,7 +45,7 @@ def command(argv: Sequence[str]) -> Result:
     add_arguments(parser, ConvertConfig, title="conversion")
     add_user_module(parser)
     given = parser.parse_args(argv)
-    load_user_module(given.user_module)
+    load_user_modules(given.user_module)
     config = from_namespace(ConvertConfig, given)
     from roberta.conversion import convert
 

@@ -264,20 +264,26 @@ def add_training_components(group: Any) -> None:
 
 
 def add_user_module(group: Any) -> None:
-    """Add to a parser or a group of arguments the module that `load_user_module` takes."""
+    """Add to a parser or a group of arguments the modules that `load_user_modules` takes."""
     group.add_argument(
-        "--user-module", metavar="MODULE", help="Python module to import first; it registers components of yours"
+        "--user-module",
+        action="append",
+        metavar="MODULE",
+        help="Python module to import first; it registers components of yours; may be given several times",
     )
 
 
-def load_user_module(name: str | None) -> None:
-    """Import a user's own module, so that its components are registered.
+def load_user_modules(names: Sequence[str] | None) -> None:
+    """Import a user's own modules, so that their components are registered.
 
     Raises:
         ConfigError: there is no such module on the import path.
     """
-    if name is None:
-        return
+    for name in names or ():
+        _load_user_module(name)
+
+
+def _load_user_module(name: str) -> None:
     if not all(name.split(".")) or "/" in name or os.sep in name or name.endswith(".py"):
         raise ConfigError(
             f"--user-module {name!r}: not the name of a module; give one such as spoken, and its folder in PYTHONPATH"

@@ -16,7 +16,7 @@ from roberta.data.readers.table import TableFormat
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, VocabError
 from roberta.metrics import METRICS_OF_KIND
-from roberta_cli.entry import Parser, add_user_module, check_exists, load_user_module, opened, run
+from roberta_cli.entry import Parser, add_user_module, check_exists, load_user_modules, opened, run
 from roberta_cli.results import Result
 
 logger = logging.getLogger("roberta")  # whose level --quiet sets
@@ -182,7 +182,7 @@ def command(argv: Sequence[str]) -> Result:
         add_arguments(parser, options, title=title)
     add_user_module(parser)
     given = parser.parse_args(argv)
-    load_user_module(given.user_module)
+    load_user_modules(given.user_module)
     _check_options(given)
     check_exists(given.data)
     request = Request(

@@ -17,7 +17,7 @@ from roberta_cli.entry import (
     check_exists,
     expanded,
     is_recipe,
-    load_user_module,
+    load_user_modules,
     run,
 )
 from roberta_cli.results import Result
@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any, Any, "Pretrained"]:
     arguments = [*places, *recipes, *options]
     choice, _ = _parser(add_help=False).parse_known_args(arguments)
     choice.name = places[0] if places else None  # not the value of an option that this parser does not know
-    load_user_module(choice.user_module)
+    load_user_modules(choice.user_module)
     the_set = data_set(choice.name or "table")
     configs = config_classes(
         task=the_set.task, criterion=the_set.criterion, optimizer=choice.optimizer, lr_scheduler=choice.lr_scheduler

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roberta.config import add_arguments, from_namespace, option
-from roberta_cli.entry import Parser, add_user_module, check_output, load_user_module, opened, run
+from roberta_cli.entry import Parser, add_user_module, check_output, load_user_modules, opened, run
 from roberta_cli.results import Result
 
 DESCRIPTION = """Show a text as a model sees it: the attention of every head, and at each <mask>, or for a
@@ -33,7 +33,7 @@ def command(argv: Sequence[str]) -> Result:
     add_arguments(parser, InspectConfig, title="inspection")
     add_user_module(parser)
     given = parser.parse_args(argv)
-    load_user_module(given.user_module)
+    load_user_modules(given.user_module)
     config = from_namespace(InspectConfig, given)
     from roberta.inspection import check_output as check_format
     from roberta.inspection import inspect, write

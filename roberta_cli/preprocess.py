@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from roberta.config import add_arguments, from_namespace
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.verification import verify
-from roberta_cli.entry import Parser, run, vocabulary_folder
+from roberta_cli.entry import Parser, add_user_module, load_user_modules, run, vocabulary_folder
 from roberta_cli.results import Result
 
 DESCRIPTION = """\
@@ -33,7 +33,10 @@ def command(argv: Sequence[str]) -> Result:
     """Do what the arguments say, and return what was counted."""
     parser = Parser("roberta-preprocess", "", description=DESCRIPTION, example=EXAMPLE)
     add_arguments(parser, PreprocessConfig, title="preprocessing")
-    config = from_namespace(PreprocessConfig, parser.parse_args(argv))
+    add_user_module(parser)
+    given = parser.parse_args(argv)
+    load_user_modules(given.user_module)
+    config = from_namespace(PreprocessConfig, given)
     if config.verify is not None:
         return {"verified": str(config.verify), **dataclasses.asdict(verify(config.verify))}
     start = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from roberta.config import add_arguments, flag, from_namespace, option
 from roberta.errors import ConfigError
-from roberta_cli.entry import Parser, add_user_module, check_output, load_user_module, opened, run
+from roberta_cli.entry import Parser, add_user_module, check_output, load_user_modules, opened, run
 from roberta_cli.results import Result
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def command(argv: Sequence[str]) -> Result:
     add_arguments(parser, InfillingConfig, title="infill")
     add_user_module(parser)
     given = parser.parse_args(argv)
-    load_user_module(given.user_module)
+    load_user_modules(given.user_module)
     config = from_namespace(ScoreConfig, given)
     _refuse_idle_options(given, config)
     from roberta.text_metrics.comparison import Scoring

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from roberta_cli.entry import Parser, add_training_components, load_user_module, run, vocabulary_folder
+from roberta_cli.entry import Parser, add_training_components, load_user_modules, run, vocabulary_folder
 from roberta_cli.results import Result
 
 DESCRIPTION = """Pretrain a model on a folder that roberta-preprocess made.
@@ -26,7 +26,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     from roberta.recipe import Recipe, TrainerConfig, config_classes
 
     choice, _ = _parser(add_help=False).parse_known_args(argv)
-    load_user_module(choice.user_module)
+    load_user_modules(choice.user_module)
     model = preset_config(choice.preset)
     criterion = choice.criterion or choice.task
     configs = config_classes(

@@ -1,9 +1,11 @@
 """SequenceLayout and Batch."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from roberta.layout import SequenceLayout
+from roberta.layout import Batch, SequenceLayout
 
 
 def test_offsets_positions_and_cells_are_those_of_a_padded_grid():
@@ -49,3 +51,12 @@ def test_first_is_the_first_row_of_each_sequence():
 def test_uniform_sequences_are_padded_without_a_copy():
     packed = torch.randn(6, 2)
     assert SequenceLayout.from_lengths([3, 3]).pad(packed).data_ptr() == packed.data_ptr()
+
+
+def test_rows_of_a_sample_are_those_selected_from_its_sequences():
+    layout, targets = SequenceLayout.from_lengths([3, 0, 4, 2]), torch.zeros(4, dtype=torch.int64)
+    batch = Batch(torch.zeros(9, dtype=torch.int64), layout, torch.tensor([1, 2, 6, 8]), targets, 4, (0, 1, 2, 3))
+    assert batch.rows_per_sample == (2, 0, 1, 1)
+    groups = SequenceLayout.from_lengths([1, 3])
+    assert dataclasses.replace(batch, groups=groups).rows_per_sample == (2, 2)
+    assert dataclasses.replace(batch, select=None).rows_per_sample == (3, 0, 4, 2)

@@ -17,7 +17,7 @@ import pytest
 
 from roberta.errors import ConfigError, TrainingError
 from roberta_cli import completion, entry
-from roberta_cli.entry import Parser, check_output, load_user_module, run
+from roberta_cli.entry import Parser, check_output, load_user_modules, run
 from roberta_cli.results import show, table
 
 COMMANDS = {
@@ -325,7 +325,7 @@ def test_names_of_fairseqs_options_lead_to_those_here(command, given, hint, caps
 @pytest.mark.parametrize("name", ["./spoken.py", ".spoken", "", "a/b", "spoken.py"])
 def test_a_module_is_given_by_its_name(name):
     with pytest.raises(ConfigError, match="not the name of a module; give one such as spoken"):
-        load_user_module(name)
+        load_user_modules([name])
 
 
 def test_an_output_that_could_not_be_written_is_refused_before_anything_is_computed(tmp_path):

@@ -122,7 +122,7 @@ def test_cpu_engines_give_the_same_figures(measure, roberta, pairs, tmp_path, ca
 
 
 def test_int8_has_an_engine_of_its_own():
-    with pytest.raises(ConfigError, match="--cpu-engine numpy multiplies in fp32; leave out it or --precision int8"):
+    with pytest.raises(ConfigError, match="--cpu-engine numpy multiplies in fp32; leave out it, or --precision int8"):
         evaluate.EvalConfig(precision="int8", cpu_engine="numpy")
 
 

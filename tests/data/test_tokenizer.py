@@ -158,8 +158,11 @@ def test_folder_with_a_dictionary_alone_uses_the_packages_bpe(tmp_path: Path) ->
     assert Tokenizer.load(tmp_path).encode("Hello world!") == [5, 4, UNK]
 
 
-def test_empty_folder_means_the_package(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    assert Tokenizer.load(tmp_path).dictionary == tokenizer.dictionary
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabError, match="none of dict.txt, .* is there; of a run give a checkpoint"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(VocabError, match="absent: no such folder"):
+        Tokenizer.load(str(tmp_path / "absent"))  # type: ignore[arg-type]  # as people do
 
 
 def test_another_bpe_needs_its_own_dictionary(tmp_path: Path) -> None:

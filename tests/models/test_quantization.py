@@ -39,6 +39,14 @@ def test_sums_are_those_of_integers(shape):
     torch.testing.assert_close(Int8Linear(linear)(x), sum_of_integers(linear, x), atol=1e-5, rtol=1e-5)
 
 
+def test_a_map_without_bias_has_none():
+    linear = nn.Linear(64, 8, bias=False)
+    x = torch.randn(5, 64)
+    found = Int8Linear(linear)
+    assert found.num_weights == 8 * 64
+    torch.testing.assert_close(found(x), linear(x), atol=0.05, rtol=0.05)
+
+
 def test_the_largest_inputs_and_weights_do_not_overflow():
     linear = make_linear(512, 4)
     linear.weight.fill_(1.0)

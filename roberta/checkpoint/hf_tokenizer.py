@@ -17,7 +17,7 @@ from typing import Any
 from roberta.bpe.gpt2 import ALPHABET, ENCODER_NAMES, GPT2BPE, MERGES_NAMES
 from roberta.checkpoint.foreign import spell
 from roberta.data.dictionary import MASK, SPECIALS, Dictionary
-from roberta.data.tokenizer import Tokenizer
+from roberta.data.tokenizer import Tokenizer, has_vocabulary
 from roberta.errors import VocabError
 from roberta.files import read_json, write_text
 
@@ -58,7 +58,7 @@ def read(folder: Path) -> Tokenizer:
     settings = _read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     _check_rules(settings, {"add_prefix_space": False}, folder / TOKENIZER_CONFIG)
     if not path.is_file():
-        return _with_added(Tokenizer.load(folder), folder / ADDED)
+        return _with_added(Tokenizer.load(folder if has_vocabulary(folder) else None), folder / ADDED)
     vocab, merges, symbols = _parts(path, settings.get("tokenizer_class"))
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)

@@ -124,10 +124,13 @@ class Batch:
     num_targets: int  # the denominator of this batch in the mean loss
     sample_ids: tuple[int, ...]  # which samples of the data set, for messages
     groups: SequenceLayout | None = None  # how many sequences each sample has, where that is not one each
+    output_rows: tuple[int, ...] | None = None  # of each sample, where a criterion's outputs aren't those of the head
 
     @property
     def rows_per_sample(self) -> tuple[int, ...]:
-        """How many rows of head outputs each sample has; where some are selected, the device is waited for."""
+        """How many rows of outputs each sample has; where some are selected, the device is waited for."""
+        if self.output_rows is not None:
+            return self.output_rows
         rows = self.layout.lengths  # of each sequence
         if self.select is not None:
             ends = np.cumsum(rows)
@@ -148,4 +151,5 @@ class Batch:
             self.num_targets,
             self.sample_ids,
             None if self.groups is None else self.groups.to(device),
+            self.output_rows,
         )

@@ -124,6 +124,7 @@ class PronounQuestions(Questions):
         select = [start + candidate.rows for start, candidate in zip(starts, candidates, strict=False)]
         answers = self.answers[sample_ids]
         targets = np.concatenate([answers, *(candidate.targets for candidate in candidates)])
+        counts = [len(question) for question in questions]
         return Batch(
             tokens=torch.from_numpy(np.concatenate([candidate.tokens for candidate in candidates])),
             layout=SequenceLayout.from_lengths(lengths),
@@ -131,7 +132,8 @@ class PronounQuestions(Questions):
             targets=torch.from_numpy(targets),
             num_targets=int((answers != NO_TARGET).sum()),
             sample_ids=tuple(sample_ids.tolist()),
-            groups=SequenceLayout.from_lengths([len(question) for question in questions]),
+            groups=SequenceLayout.from_lengths(counts),
+            output_rows=tuple(counts),  # a score for each candidate
         )
 
     def score(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, float]:

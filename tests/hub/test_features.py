@@ -89,7 +89,7 @@ def test_attentions_are_distributions_that_reproduce_each_layer(byte_roberta):
     for layer, hidden, probabilities in zip(byte_roberta.model.encoder.layers, hiddens[:-1], attentions, strict=True):
         assert probabilities.shape == (3, len(tokens), len(tokens))
         torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(3, len(tokens)).double())
-        q, k, v = layer.self_attn._qkv(hidden[0])
+        q, k, v = layer.self_attn.qkv(hidden[0], layout)
         context = (probabilities @ v.transpose(0, 1)).transpose(0, 1)
         torch.testing.assert_close(context, attention(q, k, v, layout), atol=1e-12, rtol=0)
         torch.testing.assert_close(context.flatten(1), layer.self_attn(hidden[0], layout), atol=1e-12, rtol=0)

@@ -25,9 +25,10 @@ SHAPE: dict[str, Any] = {
 def test_each_head_of_the_first_layer_looks_at_its_own_neighbour() -> None:
     model = _model("local", embed_dim=256)
     tokens = torch.randint(4, 200, (40,), generator=torch.Generator().manual_seed(1))
-    x = model.encoder.embed(tokens, SequenceLayout.from_lengths([40]))
+    layout = SequenceLayout.from_lengths([40])
+    x = model.encoder.embed(tokens, layout)
     layer: Any = model.encoder.layers[0]
-    probabilities = layer.self_attn.probabilities(x)  # (H, S, S)
+    probabilities = layer.self_attn.probabilities(x, layout)  # (H, S, S)
     inner = torch.arange(4, 36)
     for head, offset in enumerate((-1, 1, -2, 2)):
         shares = {d: probabilities[head][inner, inner + d].mean().item() for d in range(-4, 5)}

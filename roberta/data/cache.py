@@ -14,6 +14,7 @@ from pathlib import Path
 
 from roberta.data.binarize import PreprocessConfig, preprocess
 from roberta.data.dictionary import FILE_NAME
+from roberta.data.readers.split_files import has_split_file
 from roberta.data.text import COMPRESSED, identity
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.vocabulary import fingerprint
@@ -60,6 +61,15 @@ def binarized(
     train = _training_files(data, valid or ())
     if valid is None and not valid_fraction:
         raise ConfigError("there is nothing to validate on: give --valid-data, or a --valid-fraction above 0")
+    for split in ("test",) if valid else ("valid", "test"):
+        if has_split_file(data, split, (TEXT_SUFFIX,)):
+            logger.warning(
+                "%s: a file there is called that of a %s split, and is trained on as all others are; keep it in another "
+                "folder%s",
+                data,
+                split,
+                ", and name it with --valid-data" if split == "valid" else "",
+            )
     fraction = 0.0 if valid else valid_fraction
     sources = [identity(path) for path in train], [identity(path) for path in valid or ()]
     key = json.dumps([_VERSION, *sources, fraction, fingerprint(Tokenizer.load(vocab))])

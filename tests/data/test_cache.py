@@ -138,3 +138,18 @@ def test_of_several_processes_one_makes_it_and_the_others_wait(text, monkeypatch
         folders = set(threads.map(made, [text] * 4))
     assert len(calls) == len(folders) == 1
     assert [path.name for path in folders.pop().parent.iterdir()] == [made(text).name]
+
+
+def test_files_of_splits_among_the_training_text_are_told_of(tmp_path, text, caplog):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("train.txt", "dev.txt", "test.txt"):
+        (folder / name).write_text(DOCUMENTS, encoding="utf-8")
+    made(folder)
+    assert caplog.text.count("is trained on as all others are") == 2
+    assert "and name it with --valid-data" in caplog.text
+    caplog.clear()
+    made(folder, valid=folder / "dev.txt")
+    assert caplog.text.count("is trained on as all others are") == 1
+    made(text)
+    assert caplog.text.count("is trained on as all others are") == 1

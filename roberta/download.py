@@ -28,7 +28,7 @@ from roberta.progress import progress_bar
 if TYPE_CHECKING:
     import requests
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK = 2**20  # bytes
 _MAX_TRIES = 3
@@ -110,7 +110,7 @@ def fetch(
             except _TryError as error:
                 if tries >= error.tries:
                     raise
-                _log.warning("download of %s failed (%s); trying again", url, error)
+                logger.warning("download of %s failed (%s); trying again", url, error)
                 time.sleep(max(pause * 2 ** (tries - 1), error.retry_after))
     except (_TryError, OSError) as error:
         raise DownloadError(
@@ -169,14 +169,14 @@ def _is_cached(path: Path, sha256: str | None, size: int | None) -> bool:
     if not path.is_file():
         return False
     if size not in (None, path.stat().st_size):
-        _log.warning("%s has %d bytes instead of %d; downloading it again", path, path.stat().st_size, size)
+        logger.warning("%s has %d bytes instead of %d; downloading it again", path, path.stat().st_size, size)
         return False
     if sha256 is None:
         return True
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256.lower():
-        _log.warning("%s has sha256 %s instead of %s; downloading it again", path, found, sha256)
+        logger.warning("%s has sha256 %s instead of %s; downloading it again", path, found, sha256)
     return found == sha256.lower()
 
 

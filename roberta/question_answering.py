@@ -35,7 +35,7 @@ _MISFITS = {
     "is, which the head was not trained to tell; train one with roberta-finetune squad2",
 }
 _LENGTHS = ("tokens_per_sample", "doc_stride", "max_question_length", "max_answer_length")
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def answer_questions(
         )
     kind = config.version, head.answerable
     if kind in _MISFITS:
-        _LOGGER.warning(_MISFITS[kind])
+        logger.warning(_MISFITS[kind])
     started = time.perf_counter()
     samples = QuestionWindows(questions, roberta.tokenizer, config)
     encoded = time.perf_counter()
@@ -150,7 +150,7 @@ def answer_questions(
     seconds = time.perf_counter() - started
     figures = score_answers(questions, answers, config.version)
     if samples.windows.num_cut:
-        _LOGGER.info("%d questions cut to %d tokens", samples.windows.num_cut, config.max_question_length)
+        logger.info("%d questions cut to %d tokens", samples.windows.num_cut, config.max_question_length)
     reading_of = {
         "no_answer": _NO_ANSWER[kind],
         **{name: getattr(config, name) for name in _LENGTHS},

@@ -20,7 +20,7 @@ from roberta.models.transformer import Activation
 
 MODEL = "model.pt"
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _ACTIVATIONS: dict[Activation, str] = {"gelu": "gelu", "gelu_tanh": "gelu_accurate", "relu": "relu", "tanh": "tanh"}
 # What the names of parameters begin with, ours and fairseq's; the first that fits.
@@ -70,9 +70,7 @@ _NO_TRAINING = {
 
 
 def _with_lm_head(model: RobertaModel) -> RobertaModel:
-    _LOGGER.warning(
-        "the model has no masked-LM head, and a fairseq checkpoint needs one: it gets one of random weights"
-    )
+    logger.warning("the model has no masked-LM head, and a fairseq checkpoint needs one: it gets one of random weights")
     model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same file each time
@@ -128,7 +126,7 @@ def _pooler(model: RobertaModel) -> tuple[Activation, float]:
     poolers = {(head.activation_fn, head.dropout) for head in heads.values()}
     for name in sorted(name for name, head in heads.items() if isinstance(head, ClassificationHeadConfig)):
         if heads[name].multi_label:
-            _LOGGER.warning("a fairseq checkpoint does not say that head %s tells several classes at once", name)
+            logger.warning("a fairseq checkpoint does not say that head %s tells several classes at once", name)
     if len(poolers) > 1:
         raise ConfigError(f"fairseq has one pooler activation and dropout for all heads; the model has {poolers}")
     return poolers.pop() if poolers else ("tanh", 0.0)
@@ -139,11 +137,11 @@ def _labels(model: RobertaModel) -> tuple[str, ...]:
     heads = [head for name, head in model.head_configs.items() if name != LM_HEAD]
     labelled = [head.labels for head in heads if head.labels]
     if len(labelled) > 1:
-        _LOGGER.warning("a fairseq checkpoint has the class names of one head; those of %d are left out", len(labelled))
+        logger.warning("a fairseq checkpoint has the class names of one head; those of %d are left out", len(labelled))
     if len(labelled) != 1:
         return ()
     if sum(head.num_classes == len(labelled[0]) for head in heads) > 1:
-        _LOGGER.warning(
+        logger.warning(
             "a fairseq checkpoint does not say which head its class names belong to; they are left out, as several "
             "heads have %d classes",
             len(labelled[0]),

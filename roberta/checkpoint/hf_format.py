@@ -55,7 +55,7 @@ SAFE_FILES = (CONFIG, WEIGHTS, SHARDS, "model-*.safetensors")
 FILES = (*SAFE_FILES, PICKLE)
 MODEL_TYPE = "roberta"
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Options of config.json: our name of a size, a probability and its value if absent.
 _SIZES = {
@@ -140,7 +140,7 @@ def read(folder: Path) -> ForeignCheckpoint:
     left = {name for name in tensors if _POOLER.match(name)} - expected
     if left:
         is_encoder = options.get("architectures") == [_ENCODER_CLASS]
-        _LOGGER.log(
+        logger.log(
             logging.WARNING if is_encoder else logging.INFO,
             "%s: its pooler is left aside: pretraining never trains it, and there is no pooler_output here",
             folder,
@@ -299,7 +299,7 @@ def _config_json(model: RobertaModel, head: str | None) -> dict[str, Any]:
     if config.padding_idx != Dictionary.pad:
         raise ConfigError(f"padding_idx is {config.padding_idx}; in a Hugging Face folder it is {Dictionary.pad}")
     if config.activation_dropout:
-        _LOGGER.warning("activation_dropout %g has no place in a Hugging Face folder", config.activation_dropout)
+        logger.warning("activation_dropout %g has no place in a Hugging Face folder", config.activation_dropout)
     return {
         "model_type": MODEL_TYPE,
         **head_options(None if head is None else model.head_configs[head]),

@@ -32,7 +32,7 @@ DECODER_WEIGHT, DECODER_BIAS, BIAS = "lm_head.decoder.weight", "lm_head.decoder.
 
 _SEVERAL = "multi_label_classification"  # problem_type of classes that do not exclude each other
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def check_head(name: str, config: Any, *, embed_dim: int) -> None:
             "leave the head out, or train one with answerable off"
         )
     if isinstance(config, SpanHeadConfig) and config.dropout:
-        _LOGGER.warning("head %r: its dropout %g has no place in a Hugging Face folder", name, config.dropout)
+        logger.warning("head %r: its dropout %g has no place in a Hugging Face folder", name, config.dropout)
     if isinstance(config, RegressionHeadConfig) and (config.minimum, config.maximum) != (0.0, 1.0):
         scale = (config.minimum, config.maximum)
-        _LOGGER.warning(
+        logger.warning(
             "head %r: its scale has no place in a Hugging Face folder; there 0 stands for %g and 1 for %g", name, *scale
         )
 
@@ -159,10 +159,10 @@ def _masked_lm(options: Mapping[str, Any], tensors: dict[str, Tensor]) -> Masked
 def _sequence_head(options: Mapping[str, Any], num_outputs: int, dropout: float, path: Path) -> Any:
     problem = options.get("problem_type")
     if num_outputs == 1 and problem in (None, "regression"):  # transformers takes one output for a number
-        _LOGGER.info("%s: the scale of its regression is taken to be 0 to 1", path)
+        logger.info("%s: the scale of its regression is taken to be 0 to 1", path)
         return RegressionHeadConfig(dropout=dropout)
     if problem == "regression":
-        _LOGGER.warning("%s: its outputs are %d numbers, not classes; take the logits", path, num_outputs)
+        logger.warning("%s: its outputs are %d numbers, not classes; take the logits", path, num_outputs)
     head = _with_classes(ClassificationHeadConfig, options, num_outputs, dropout, path)
     return dataclasses.replace(head, multi_label=problem == _SEVERAL)
 

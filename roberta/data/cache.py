@@ -64,8 +64,7 @@ def binarized(
     for split in ("test",) if valid else ("valid", "test"):
         if has_split_file(data, split, (TEXT_SUFFIX,)):
             logger.warning(
-                "%s: a file there is called that of a %s split, and is trained on as all others are; keep it in another "
-                "folder%s",
+                "%s: a file there is called that of a %s split, and is trained on as all others are; keep it apart%s",
                 data,
                 split,
                 ", and name it with --valid-data" if split == "valid" else "",

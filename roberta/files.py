@@ -29,7 +29,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield path
             return
         target = Path(os.path.realpath(path))
-        part = temporary(target)
+        part = target.with_name(f".{target.name}.part")  # always the same: what a kill leaves is written over
         yield part
         with part.open("r+b") as file:
             os.fsync(file.fileno())

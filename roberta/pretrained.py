@@ -186,8 +186,8 @@ def check_shape(source: Pretrained, config: RobertaConfig, name: str) -> None:
         logger.warning("%s is a model of the kind %s, and this one of the kind %s", name, *kinds)
     differences = [
         f"{key} {theirs[key]} instead of {ours[key]}"
-        for key in ours.keys() & theirs.keys()
-        if ours[key] != theirs[key] and key not in free
+        for key in ours
+        if key not in free and ours[key] != theirs.get(key, ours[key])
     ]
     if differences:
         raise ConfigError(

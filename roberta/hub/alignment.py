@@ -1,20 +1,16 @@
-"""Words and tokens: which tokens make up a word, by where both lie in the text.
-
-Tokens lie where their bytes are (`Tokenizer.align`), so any word list fits any text: no tokenizer is asked twice, and
-quotes, emoji and characters that several tokens share need no rule of their own.
+"""Words of sentences: a word list as tokens, where words lie in a text, and a feature row for each.
 
 Shapes: S tokens of a sequence, W words, C embed_dim.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from roberta.data.tokenizer import Span, Tokenizer
+from roberta.data.words import align_words, token_ranges, word_ids
 from roberta.errors import DataError
 from roberta.hub.border import as_word_list
 
@@ -47,20 +43,27 @@ def encode_words(tokenizer: Tokenizer, words: Sequence[str]) -> EncodedWords:
     Raises:
         DataError: not a list of strings, or a word is empty.
     """
+    words = as_full_words(words)
+    aligned, dictionary = align_words(tokenizer, words), tokenizer.dictionary
+    end = len(aligned.text)
+    return EncodedWords(
+        aligned.text,
+        torch.tensor([dictionary.bos, *aligned.tokens, dictionary.eos]),
+        (None, *word_ids(aligned.character_spans, aligned.word_spans), None),
+        ((0, 0), *aligned.character_spans, (end, end)),
+    )
+
+
+def as_full_words(words: Sequence[str]) -> list[str]:
+    """Return words as a list.
+
+    Raises:
+        DataError: not a list of strings, or a word is empty.
+    """
     words = as_word_list(words, "words")
     if "" in words:
         raise DataError(f"word {words.index('')} is ''; leave it out")
-    text = " ".join(words)
-    aligned = tokenizer.align(text)
-    dictionary = tokenizer.dictionary
-    ends = [total - 1 for total in accumulate(len(word) + 1 for word in words)]
-    with_space = list(pairwise([0, *ends]))
-    return EncodedWords(
-        text,
-        torch.tensor([dictionary.bos, *aligned.tokens, dictionary.eos]),
-        (None, *word_ids(aligned.character_spans, with_space), None),
-        ((0, 0), *aligned.character_spans, (len(text), len(text))),
-    )
+    return words
 
 
 def find_words(sentences: Sequence[str], word_lists: Sequence[Iterable[object] | None] | None) -> list[list[Span]]:
@@ -106,27 +109,6 @@ def split_words(text: str) -> list[Span]:
     import regex
 
     return [match.span() for match in regex.finditer(_WORD, text)]
-
-
-def word_ids(tokens: Sequence[Span], words: Sequence[Span]) -> list[int | None]:
-    """Return the first word that each token touches, by the spans of both in order; None if it touches none."""
-    ids: list[int | None] = [None] * len(tokens)
-    for word, (first, last) in reversed(list(enumerate(token_ranges(tokens, words)))):
-        ids[first:last] = [word] * (last - first)
-    return ids
-
-
-def token_ranges(tokens: Sequence[Span], words: Sequence[Span]) -> list[Span]:
-    """Return the range of tokens that each word touches, by the spans of both in order.
-
-    >>> token_ranges([(0, 5), (5, 8), (8, 11)], [(0, 5), (6, 11)])
-    [(0, 1), (1, 3)]
-    """
-    token_spans = np.array(tokens, dtype=np.int64).reshape(-1, 2)
-    word_spans = np.array(words, dtype=np.int64).reshape(-1, 2)
-    first = np.searchsorted(token_spans[:, 1], word_spans[:, 0], side="right")
-    last = np.searchsorted(token_spans[:, 0], word_spans[:, 1], side="left")
-    return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
 def word_features(

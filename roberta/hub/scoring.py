@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from roberta.data.tokenizer import Tokenizer
+from roberta.data.words import word_ids
 from roberta.errors import ConfigError
-from roberta.hub.alignment import split_words, word_ids
+from roberta.hub.alignment import split_words
 from roberta.hub.border import Engine
 from roberta.layout import SequenceLayout
 from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig

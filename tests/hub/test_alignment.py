@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import DataError
-from roberta.hub.alignment import encode_words, split_words, token_ranges, word_ids
+from roberta.hub.alignment import encode_words, split_words
 
 WORDS = st.lists(st.text(st.characters(exclude_categories=("Cs", "Z", "Cc")), min_size=1, max_size=8), max_size=8)
 
@@ -49,12 +49,6 @@ def test_words_that_are_none_are_refused(roberta, words, message):
 
 def test_no_words_are_an_empty_text(roberta):
     assert roberta.encode_words([]).tokens.tolist() == [0, 2]
-
-
-def test_a_word_starts_with_the_token_that_touches_it_first():
-    tokens = [(0, 3), (3, 4), (4, 7), (7, 9), (9, 12)]
-    assert word_ids(tokens, [(0, 2), (2, 3), (5, 8)]) == [0, None, 2, 2, None]
-    assert token_ranges(tokens, [(0, 2), (2, 3), (5, 8)]) == [(0, 1), (0, 1), (2, 4)]
 
 
 def test_words_of_a_text_keep_inner_apostrophes_and_part_from_punctuation():

@@ -7,6 +7,6 @@ head before anything is trained. Where the outputs of the head are to be scored 
 `outputs(model, batch)`, then `loss(outputs, batch)`.
 """
 
-from roberta.criterions import masked_lm, sentence_prediction, sentence_ranking, span, wsc
+from roberta.criterions import masked_lm, sentence_prediction, sentence_ranking, span, tagging, wsc
 
-__all__ = ["masked_lm", "sentence_prediction", "sentence_ranking", "span", "wsc"]
+__all__ = ["masked_lm", "sentence_prediction", "sentence_ranking", "span", "tagging", "wsc"]

@@ -63,6 +63,15 @@ def check_texts(examples: Sequence[TextExample], place: object) -> None:
 
 
 @dataclass(frozen=True)
+class WordsExample:
+    """A sentence of words, none of them empty, each with a label, or None if they are not told; where each stands."""
+
+    words: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    sources: tuple[str, ...]  # `file:line`
+
+
+@dataclass(frozen=True)
 class ChoiceExample:
     """A question, maybe about a context, and the options to choose from; the answer is an index, None if not told."""
 

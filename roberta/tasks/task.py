@@ -61,9 +61,21 @@ class Samples(ABC):
         """Return how many samples were cut and the like, for a report."""
         return {}
 
+    def groups(self, outputs: Sequence[NDArray[np.float32]]) -> dict[str, dict[str, float]]:
+        """Return the figures of each group that is told apart, such as a type of entity; outputs as `score` takes."""
+        return {}
+
     def predictions(self, outputs: Sequence[NDArray[np.float32]]) -> list[Prediction]:
-        """Return what the outputs of the head, as `score` takes them, say about each example, for people to read."""
+        """Return what the outputs of the head, as `score` takes them, say about each example, for people to read.
+
+        Asked for only where a class has it (`has_predictions`).
+        """
         raise NotImplementedError
+
+    @property
+    def has_predictions(self) -> bool:
+        """Whether outputs of the head can be told as predictions."""
+        return type(self).predictions is not Samples.predictions
 
     def write_predictions(self, folder: Path, outputs: Sequence[NDArray[np.float32]]) -> None:
         """Write the predictions to a folder in the forms that scorers of this data take, where there are such."""

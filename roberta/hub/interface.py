@@ -19,7 +19,7 @@ from torch import Tensor
 
 from roberta import pretrained
 from roberta.errors import DataError
-from roberta.hub import alignment, answering, border, choosing, features, filling, predicting, scoring
+from roberta.hub import alignment, answering, border, choosing, features, filling, predicting, scoring, tagging
 from roberta.hub.border import Engine, Text, as_sequences, as_texts
 from roberta.hub.features import Pooling
 from roberta.hub.model import HubModel
@@ -169,6 +169,40 @@ class RobertaHubInterface(HubModel):
             raise DataError("texts give labels and probabilities; for logits give predict the tokens of encode_batch")
         classify = partial(predicting.predict_texts, self._engine, head, truncate=truncate)
         return self._answer(as_sequences(tokens), classify)
+
+    def tag_words(self, head: str, words: Sequence[str] | Sequence[Sequence[str]]) -> Any:
+        """Return the label of each word of a list by a tagging head: `.word`, `.label` and `.probability`.
+
+        A word's label is that of its first token, with a space between any two words, as `roberta-finetune tagging`
+        trains it. Words beyond `max_tokens` are read apart. A list of lists of words gives a list of lists.
+
+        Raises:
+            ConfigError: the model has no such head, or it labels no tokens.
+            DataError: not a list of words or of such lists, or a word is empty.
+
+        >>> from roberta.models.heads import TaggingHeadConfig
+        >>> roberta.register_head("names", TaggingHeadConfig(num_classes=2, labels=("O", "B-PER")))  # a random one
+        >>> [tagged.word for tagged in roberta.tag_words("names", ["Emma", "smiled", "."])]
+        ['Emma', 'smiled', '.']
+        """
+        return self._answer(tagging.as_word_lists(words), partial(tagging.tag_words, self._engine, head))
+
+    def entities(self, head: str, texts: str | Sequence[str]) -> Any:
+        """Return the entities in a text by a tagging head: `.type`, `.text`, its characters `.start` to `.end`.
+
+        The words are those of the text and its punctuation apart; `.probability` is that of the least likely label. A
+        list of texts gives a list of such lists.
+
+        Raises:
+            ConfigError: the model has no such head, or it does not tell entities.
+
+        >>> from roberta.models.heads import TaggingHeadConfig
+        >>> roberta.register_head("people", TaggingHeadConfig(num_classes=2, labels=("O", "B-PER")))  # a random one
+        >>> text = "Emma, who smiled."
+        >>> all(text[found.start : found.end] == found.text for found in roberta.entities("people", text))
+        True
+        """
+        return self._answer(as_texts(texts), partial(tagging.find_entities, self._engine, head))
 
     def predict_batches(
         self, head: str, sequences: Iterable[Sequence[int]], *, max_tokens: int | None = None

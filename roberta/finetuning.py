@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -33,9 +34,9 @@ from roberta.plotting import plot, plot_confusion, read_logs, save
 from roberta.recipe import Recipe
 from roberta.report import Report, Run, Split, confusion
 from roberta.run_folder import RUN, check_no_data
-from roberta.tasks.task import Samples
+from roberta.tasks.task import Prediction, Samples
 from roberta.trainer import Trainer
-from roberta.validation import predict
+from roberta.validation import evaluate, predict
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ DATASETS: dict[str, DataSet] = {
     },
     "squad": DataSet("span", "span", {"version": "1.1"}),
     "squad2": DataSet("span", "span", {"version": "2.0"}),
+    "tagging": DataSet("tagging", "tagging"),
     **{name: DataSet("wsc", "wsc", options) for name, options in PRONOUN_SETS.items() if name not in TEST_ONLY},
 }
 
@@ -252,7 +254,7 @@ def best_of(runs: Sequence[Run], *, maximise: bool) -> Run:
 
 
 def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]) -> dict[str, Split]:
-    """Predict splits with the best model, and write the predictions."""
+    """Predict splits with the best model, and write the predictions; where a task has none, measure the splits."""
     model = pretrained.load(save_dir).model.to(trainer.world.device).requires_grad_(False)
     model.set_cpu_engine(trainer.model.cpu_engine)
     folder = save_dir / PREDICTIONS
@@ -260,20 +262,29 @@ def _predict(save_dir: Path, trainer: Trainer, samples_of: Mapping[str, Samples]
     folder.mkdir()
     splits = {}
     for split, samples in samples_of.items():
-        outputs = predict(
-            model,
-            trainer.criterion,
-            samples,
-            max_tokens=max(trainer.config.max_tokens or _TOKENS_PER_BATCH, int(samples.sizes.max())),
-            precision=trainer.config.precision,
-        )
-        predictions = samples.predictions(outputs)
-        lines = [as_json(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
-        write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines), escape=True)
-        samples.write_predictions(folder, outputs)
-        is_told = all(prediction.answer is not None for prediction in predictions)
-        splits[split] = Split(samples.score(outputs) if is_told else {}, predictions, samples.counts())
+        limit = max(trainer.config.max_tokens or _TOKENS_PER_BATCH, int(samples.sizes.max()))
+        options: dict[str, Any] = {"max_tokens": limit, "precision": trainer.config.precision}
+        predictions: list[Prediction] = []
+        if samples.has_predictions:
+            outputs = predict(model, trainer.criterion, samples, **options)
+            predictions = samples.predictions(outputs)
+            _write(folder, split, predictions)
+            samples.write_predictions(folder, outputs)
+        else:
+            logger.info("%s: the task has no predictions; none are written", split)
+        split_of = partial(Split, predictions=predictions, counts=samples.counts(), num_samples=len(samples))
+        if any(prediction.answer is None for prediction in predictions):
+            splits[split] = split_of({})
+        elif not predictions or samples.metric == "loss":
+            splits[split] = split_of(evaluate(model, trainer.criterion, samples, batch_size=None, **options))
+        else:
+            splits[split] = split_of(samples.score(outputs), groups=samples.groups(outputs))
     return splits
+
+
+def _write(folder: Path, split: str, predictions: Sequence[Prediction]) -> None:
+    lines = [as_json(dataclasses.asdict(prediction), ensure_ascii=False) for prediction in predictions]
+    write_text(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines), escape=True)
 
 
 def _draw(save_dir: Path, report: Report) -> tuple[str | None, str | None]:

@@ -60,7 +60,7 @@ _DATASETS = {  # the names of public data sets on the Hub; all are in English
     "hellaswag": "Rowan/hellaswag",
     "winogrande": "allenai/winogrande",
 }
-_OF_ONES_OWN = ("table", "folders", "binarized", "choices")  # names of layouts, not of data sets
+_OF_ONES_OWN = ("table", "folders", "binarized", "choices", "tagging")  # names of layouts, not of data sets
 _BASES = {  # the released models on the Hub; all are of English
     "roberta.base": "FacebookAI/roberta-base",
     "roberta.large": "FacebookAI/roberta-large",
@@ -80,6 +80,8 @@ _METRICS = {  # figures that are scores, and the Hub's names of them
     "micro_f1": "f1",
     "pearson": "pearsonr",
     "ppl": "perplexity",
+    "precision": "precision",
+    "recall": "recall",
     "spearman": "spearmanr",
 }
 _PLAIN = re.compile(r"[A-Za-z](?:[\w ./+-]*[\w/+-])?", re.ASCII)  # what YAML takes for a text without quotes,
@@ -314,7 +316,7 @@ def _use(heads: Mapping[str, Mapping[str, Any]], place: str) -> str:
         "regression": 'model.predict("{name}", "A text.").value',
         "span": 'model.answer("Who sat?", "The cat sat on the mat.", head="{name}")',
         "choice": 'model.choose("", "How was it?", ["good", "bad"], head="{name}")',
-        "tagging": 'model.predict("{name}", "A text.")',
+        "tagging": 'model.tag_words("{name}", ["A", "text", "."])',
     }
     known = {name: head for name, head in heads.items() if head["type"] in calls}
     several = {name: "s" * bool(head.get("multi_label")) for name, head in known.items()}  # .labels, which hold

@@ -33,11 +33,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Split:
-    """The figures of a split, none where its answers are not told, its predictions, and how many samples were cut."""
+    """The figures of a split, none where its answers are not told, its predictions, and how many samples were cut.
+
+    groups: the figures of each group that is told apart, such as a type of entity. num_samples: how many there are,
+    where a task has no predictions.
+    """
 
     figures: Mapping[str, float]
     predictions: Sequence[Prediction]
     counts: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    num_samples: int = 0
+
+    @property
+    def num_examples(self) -> int:
+        """How many predictions there are, or else samples."""
+        return len(self.predictions) or self.num_samples
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class Report:
         by_lr = {
             lr: [run.best for run in self.runs if run.lr == lr] for lr in dict.fromkeys(run.lr for run in self.runs)
         }
+        groups = {name: dict(split.groups) for name, split in self.splits.items() if split.groups}
         return {
             "data_set": self.name,
             "data": self.data,
@@ -66,9 +78,10 @@ class Report:
             "runs": [_described(run) for run in self.runs],
             "learning_rates": [{"lr": lr, "runs": len(values), **_spread(values)} for lr, values in by_lr.items()],
             "splits": {
-                name: {"examples": len(split.predictions), **split.figures, **split.counts}
+                name: {"examples": split.num_examples, **split.figures, **split.counts}
                 for name, split in self.splits.items()
             },
+            **({"groups": groups} if groups else {}),
         }
 
     def to_json(self) -> str:
@@ -86,6 +99,7 @@ class Report:
             f"run{'s' * (len(self.runs) > 1)}, by {self.metric}: lr {self.best.lr:g}, seed {self.best.seed}, "
             f"after update {self.best.update}.",
             _figures(self.splits),
+            _groups(self.splits),
             _runs(self),
             "" if curves is None else f"## Learning curves\n\n![learning curves]({curves})",
             _confusion(confusion(valid.predictions), matrix),
@@ -141,13 +155,29 @@ def _figures(splits: Mapping[str, Split]) -> str:
     for name, split in splits.items():
         cells = [f"{split.figures[figure]:.4f}" if figure in split.figures else "" for figure in names]
         cells += [_interval(split), *(str(split.counts.get(count, "")) for count in counts)]
-        rows.append([name, str(len(split.predictions)), *cells])
+        rows.append([name, str(split.num_examples), *cells])
     shown = [count.removeprefix("num_").replace("_", " ") for count in counts]
     return "## Figures\n\n" + table(["split", "examples", *names, "95 % of accuracy", *shown], rows)
 
 
+def _groups(splits: Mapping[str, Split]) -> str:
+    """Return the figures of the groups of each split."""
+    pairs = [(name, group, figures) for name, split in splits.items() for group, figures in split.groups.items()]
+    if not pairs:
+        return ""
+    names = list(dict.fromkeys(figure for _, _, figures in pairs for figure in figures))
+    rows = [[name, _cell(group), *(_figure(figures.get(figure)) for figure in names)] for name, group, figures in pairs]
+    shown = [figure.removeprefix("num_").replace("_", " ") for figure in names]
+    return "## Groups\n\n" + table(["split", "group", *shown], rows)
+
+
+def _figure(value: float | None) -> str:
+    """Return a count as it is, another number with four decimals."""
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
 def _interval(split: Split) -> str:
-    if "accuracy" not in split.figures:
+    if "accuracy" not in split.figures or not split.predictions:
         return ""
     total = len(split.predictions)
     low, high = wilson_interval(round(split.figures["accuracy"] * total), total)

@@ -41,6 +41,7 @@ DESCRIPTION = """Fine-tune a pretrained model on a data set, keep the best check
   commonsense_qa openbookqa arc hellaswag copa
                   multiple choice, in the folder of the download
   choices         your own multiple choice, in .jsonl
+  tagging         a label for each word, such as named entities, in files as CoNLL's: a word a line
   wsc winogrande dpr
                   what a pronoun or a blank stands for
 
@@ -146,7 +147,7 @@ def _cut_to(max_positions: int, task: Any, chosen: Mapping[str, Any]) -> Any:
     from roberta.data.windows import fitting_sizes
     from roberta.tasks.span import SpanTaskConfig
 
-    if task.tokens_per_sample <= max_positions:
+    if getattr(task, "tokens_per_sample", 0) <= max_positions:  # a task of a user's need not have the option
         return task
     if "tokens_per_sample" in chosen:
         raise ConfigError(

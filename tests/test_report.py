@@ -45,6 +45,28 @@ def test_a_report_says_what_was_trained_on_what():
     )
 
 
+def test_groups_have_a_row_each_and_counts_no_decimals():
+    figures = {"PER": {"f1": 0.5, "num_entities": 3}, "LOC": {"f1": 1 / 3, "num_entities": 4, "more": 0.25}}
+    made = report(test=Split({"f1": 0.4}, CLASSES, groups=figures))
+    assert section(made.to_markdown(), "Groups") == [
+        "| split | group | f1 | entities | more |",
+        "| --- | --- | --- | --- | --- |",
+        "| test | PER | 0.5000 | 3 |  |",
+        "| test | LOC | 0.3333 | 4 | 0.2500 |",
+    ]
+    assert made.summary()["groups"] == {"test": figures}
+    assert "## Groups" not in report().to_markdown()
+    assert "groups" not in report().summary()
+
+
+def test_a_split_without_predictions_counts_its_samples():
+    markdown = report(predictions=()).to_markdown()
+    assert "| valid | 0 | 0.6667 |  |" in markdown
+    made = report(test=Split({"accuracy": 0.25}, (), num_samples=12))
+    assert "| test | 12 | 0.2500 |  |" in made.to_markdown()
+    assert made.summary()["splits"]["test"]["examples"] == 12
+
+
 def test_figures_have_a_row_for_each_split_and_an_interval_of_accuracy():
     markdown = report(
         test=Split({}, (prediction(None, "yes", None),)), valid1=Split({"f1": 0.25}, CLASSES)

@@ -20,10 +20,10 @@ from roberta.hub import RobertaHubInterface
 from roberta.metrics import METRICS, confusion_matrix, wilson_interval
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig, RegressionHeadConfig
 from roberta.progress import progress_bar
-from roberta.registry import HEADS
+from roberta.registry import CRITERIONS, HEADS, TASKS
 from roberta.tasks.masked_lm import MaskedLMTask
 from roberta.tasks.task import Samples, Task
-from roberta.validation import check_head, check_lengths, evaluate
+from roberta.validation import check_head, check_lengths, evaluate, measure
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -92,6 +92,41 @@ def evaluate_questions(
         "accuracy_95": wilson_interval(round(figures["accuracy"] * total), total),
         "num_examples": total,
         **cost,
+    }
+
+
+def evaluate_task(
+    roberta: RobertaHubInterface, task: Any, criterion: Any, head: str, split: str, *, max_tokens: int
+) -> dict[str, Any]:
+    """Return the figures of a split as a validation of training has them, by the configs of a task and its criterion.
+
+    Those of groups, such as types of entities, are beside them.
+
+    Raises:
+        ConfigError: the model has no such head, it does not fit the criterion, or samples are longer than it takes.
+        DataError: the split is missing or damaged, or its answers are not told.
+    """
+    head_config = roberta.model.head_config(head)
+    check_head(criterion, head_config)
+    started = time.perf_counter()
+    built: Task = TASKS.build(task, roberta.tokenizer)
+    outputs_of = (
+        getattr(config, "num_outputs", None) for config in (head_config, built.head_config(roberta.model.config))
+    )
+    if len(set(counts := tuple(outputs_of))) > 1:
+        raise ConfigError(f"head {head!r} has {counts[0]} outputs, and the task of this data needs {counts[1]}")
+    samples = built.samples(split)
+    check_lengths(samples, roberta.max_tokens)
+    limit = max(max_tokens, int(samples.sizes.max(initial=0)))
+    loss = CRITERIONS.build(criterion, head)
+    figures, outputs = measure(roberta.model, loss, samples, batch_size=None, max_tokens=limit)
+    groups = samples.groups(outputs) if outputs else {}
+    return {
+        "head": head,
+        **figures,
+        **samples.counts(),
+        **({"groups": groups} if groups else {}),
+        **_cost(samples, started),
     }
 
 

@@ -62,7 +62,6 @@ def check_criterion(criterion: Any, samples: Samples) -> None:
         )
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     criterion: Any,
@@ -81,6 +80,26 @@ def evaluate(
         ConfigError: the metric of the samples is not among the figures.
         DataError: there are no samples.
     """
+    limits = {"batch_size": batch_size, "max_tokens": max_tokens}
+    return measure(model, criterion, samples, **limits, precision=precision, world=world)[0]
+
+
+@torch.inference_mode()
+def measure(
+    model: nn.Module,
+    criterion: Any,
+    samples: Samples,
+    *,
+    batch_size: int | None,
+    max_tokens: int | None,
+    precision: Precision = "fp32",
+    world: World = SINGLE,
+) -> tuple[dict[str, float], list[NDArray[np.float32]]]:
+    """Return what `evaluate` does, and the outputs of the head that it is from; none where the loss is all there is.
+
+    Raises:
+        ConfigError, DataError: as `evaluate`.
+    """
     sums: dict[str, Any] = {}
     num_targets = 0
     outputs: dict[int, NDArray[np.float32]] = {}  # by sample
@@ -98,12 +117,14 @@ def evaluate(
     total_targets, *totals = world.total([float(num_targets), *map(float, sums.values())])
     num_targets = int(total_targets)
     figures = criterion.metrics(dict(zip(sums, totals, strict=True)), num_targets)
+    ordered: list[NDArray[np.float32]] = []
     if samples.metric != "loss":
         merged = {index: rows for part in world.gather(outputs) for index, rows in part.items()}
-        figures |= samples.score([merged[index] for index in range(len(samples))])
+        ordered = [merged[index] for index in range(len(samples))]
+        figures |= samples.score(ordered)
     if samples.metric not in figures:
         raise ConfigError(f"{type(samples).__name__}.metric is {samples.metric!r}; {choices(samples.metric, figures)}")
-    return {**figures, "num_targets": num_targets}
+    return {**figures, "num_targets": num_targets}, ordered
 
 
 @torch.inference_mode()

@@ -2,13 +2,12 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from roberta.config import add_arguments, flag, from_namespace, option
-from roberta.data.questions import MAX_OPTION_TOKENS
+from roberta.config import add_arguments, from_namespace
 from roberta.data.readers.choices import QUESTION_SETS, ChoiceFields
 from roberta.data.readers.glue import GLUE
 from roberta.data.readers.race import is_race_split
@@ -16,8 +15,23 @@ from roberta.data.readers.table import TableFormat
 from roberta.data.readers.winograd import PRONOUN_SETS
 from roberta.errors import ConfigError, VocabError
 from roberta.metrics import METRICS_OF_KIND
-from roberta_cli.entry import Parser, add_user_module, check_exists, load_user_modules, opened, run
+from roberta_cli.entry import Parser, add_user_module, asks_about, check_exists, load_user_modules, opened, run
+from roberta_cli.evaluation_options import (
+    OPTIONS,
+    WINDOW_OPTIONS,
+    ChoiceOptions,
+    EvalConfig,
+    LabelOptions,
+    PronounOptions,
+    Request,
+    SquadOptions,
+    check_options,
+    check_split,
+)
 from roberta_cli.results import Result
+
+if TYPE_CHECKING:
+    from roberta.finetuning import DataSet
 
 logger = logging.getLogger("roberta")  # whose level --quiet sets
 
@@ -35,186 +49,78 @@ DESCRIPTION = f"""Measure a model on a data set.
              choosing among options: accuracy, for RACE that of middle and high too; choices is your own .jsonl
   {", ".join(PRONOUN_SETS)}
              what a pronoun stands for, by the masked-LM head: accuracy; no fine-tuning is needed
-  masked_lm  loss and perplexity on a split of a folder that roberta-preprocess made"""
+  tagging    a label for each word: accuracy, and of entities precision, recall and F1, of each type too
+  masked_lm  loss and perplexity on a split of a folder that roberta-preprocess made
+
+So are data sets of yours that a --user-module adds to those of roberta-finetune, by their task and criterion; TASK
+then comes before all options."""
 
 EXAMPLE = """  roberta-eval mnli glue_data/MNLI/dev_matched.tsv --model roberta.large.mnli
   roberta-eval table reviews/test.csv --model runs/reviews --text-columns review --label-column stars
   roberta-eval squad dev-v2.0.json --predictions predictions.json --na-prob na_prob.json
   roberta-eval squad dev-v1.1.json --model runs/squad
   roberta-eval winogrande winogrande_1.1/dev.jsonl --model roberta.large
+  roberta-eval tagging conll2003 --split test --model runs/tagging
   roberta-eval masked_lm data-bin --model runs/small"""
-
-WINDOW_OPTIONS = ("doc_stride", "max_question_length", "max_answer_length")
-MODEL_OPTIONS = (*WINDOW_OPTIONS, "head", "tokens_per_sample", "max_tokens", "precision", "cpu_engine")
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Options of roberta-eval."""
-
-    model: str | None = option(
-        None, help="name of a released model, or path of a run, checkpoint folder or fairseq checkpoint"
-    )
-    head: str | None = option(None, help="the head to measure; the only one beside masked LM if not given")
-    split: str = option("valid", help="the split to measure; mnli has valid1 too, the mismatched one")
-    tokens_per_sample: int | None = option(
-        None,
-        help="tokens of a sample at most, longer texts are cut; if not given, as the model was trained on such a task, "
-        "or else as many as it takes",
-    )
-    max_tokens: int = option(4096, help="tokens per forward pass, at most")
-    device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", help="where to compute; auto takes CUDA if there is one, but for int8"
-    )
-    precision: Literal["fp32", "int8"] = option(
-        "fp32", help="number format of the matrices; int8 is for CPUs, faster and a little off"
-    )
-    cpu_engine: Literal["auto", "torch", "numpy", "onednn"] = option(
-        "torch", help="what multiplies matrices in fp32 on a CPU; auto measures which is the fastest"
-    )
-
-    def __post_init__(self) -> None:
-        if self.precision == "int8" and self.device == "cuda":
-            raise ConfigError("--precision int8 is for CPUs; leave it out, or give --device cpu")
-        if self.precision == "int8" and self.cpu_engine != "torch":
-            raise ConfigError(f"--cpu-engine {self.cpu_engine} multiplies in fp32; leave out it, or --precision int8")
-        for name in ("tokens_per_sample", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{flag(name)} is {value}; it must be at least 1")
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """Options of roberta-eval for sets of labelled texts."""
-
-    labels: tuple[str, ...] | None = option(
-        None, help="names of the head's outputs, in order; its own if not given, or those of the set"
-    )
-
-
-@dataclass(frozen=True)
-class ChoiceOptions:
-    """Options of roberta-eval for sets of questions with options."""
-
-    max_option_length: int | None = option(
-        None,
-        help="tokens of an option at most, with its question where there is a context too; if not given, as the model "
-        f"was trained, or else {MAX_OPTION_TOKENS}",
-    )
-
-
-@dataclass(frozen=True)
-class PronounOptions:
-    """Options of roberta-eval wsc."""
-
-    wsc_candidates: Literal["noun_phrases", "spans"] = option(
-        "noun_phrases", help="what else a pronoun may stand for; as in roberta-finetune"
-    )
-
-
-@dataclass(frozen=True)
-class SquadOptions:
-    """Options of roberta-eval squad."""
-
-    predictions: Path | None = option(None, help="score these answers, {id: text}, in the place of a model's")
-    na_prob: Path | None = option(None, help="2.0: how likely no answer is, {id: number}, beside --predictions")
-    na_prob_thresh: float | None = option(
-        None, help="2.0: no answer is predicted where it is likelier, beside --na-prob; 1 if not given"
-    )
-    save_answers: Path | None = option(
-        None,
-        help="folder to write predictions.json, nbest.json and na_prob.json of a model to; they score the same with "
-        "--na-prob and the best_f1_thresh that is printed as --na-prob-thresh",
-    )
-    doc_stride: int | None = option(None, help="tokens between windows; that of the model's training if not given")
-    max_question_length: int | None = option(None, help="tokens of a question at most; likewise")
-    max_answer_length: int | None = option(None, help="tokens of an answer at most; likewise")
-
-    def __post_init__(self) -> None:
-        if self.na_prob is not None and self.predictions is None:
-            raise ConfigError("--na-prob goes with --predictions; give both, or neither and a model")
-        if self.na_prob_thresh is not None and self.na_prob is None:
-            raise ConfigError("--na-prob-thresh is one of --na-prob; give both, or neither")
-        if self.predictions is not None and self.save_answers is not None:
-            raise ConfigError("--save-answers writes those of a model; leave it out, or --predictions")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be measured, and how."""
-
-    task: str
-    data: Path
-    config: EvalConfig
-    labels: LabelOptions
-    table: TableFormat
-    squad: SquadOptions
-    fields: ChoiceFields
-    choices: ChoiceOptions
-    pronouns: PronounOptions
-
-
-# the options that only some tasks have, by their title in the help
-_OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
-    "labelled texts": (LabelOptions, (*GLUE, "table", "folders", "binarized")),
-    "table": (TableFormat, ("table",)),
-    "choices": (ChoiceFields, ("choices",)),
-    "options of questions": (ChoiceOptions, (*QUESTION_SETS, "choices")),
-    "wsc": (PronounOptions, ("wsc",)),
-    "squad": (SquadOptions, ("squad",)),
-}
-
-# options of the other tasks that have no effect on one, and why
-_IDLE: dict[str, dict[str, str]] = {
-    "masked_lm": {"head": "whose head is that of masked LM"},
-    "squad": {"split": "whose data is one file"},
-}
 
 
 def command(argv: Sequence[str]) -> Result:
     """Do what the arguments say, and return the figures."""
-    parser = Parser("roberta-eval", "TASK DATA", description=DESCRIPTION, example=EXAMPLE)
-    parser.add_argument("task", choices=EVALUATORS, metavar="TASK", help="what to measure, see above")
-    parser.add_argument("data", type=Path, metavar="DATA", help="the file or folder to measure on")
-    add_arguments(parser, EvalConfig, title="evaluation")
-    for title, (options, _) in _OPTIONS.items():
-        add_arguments(parser, options, title=title)
-    add_user_module(parser)
-    given = parser.parse_args(argv)
-    load_user_modules(given.user_module)
-    _check_options(given)
+    _load_user_module(argv)
+    name = argv[0] if argv and not argv[0].startswith("-") else None
+    others = {} if name in EVALUATORS or (asks_about(argv) and name is None) else _other_sets()
+    given = _parser(others.get(name or ""), others).parse_args(argv)
+    is_other = given.task in others
+    if is_other and given.task != name:
+        raise ConfigError(f"give {given.task} {given.data} before the options; see roberta-eval --help")
+    (check_split if is_other else check_options)(given)
     check_exists(given.data)
+    own = argparse.Namespace() if is_other else given
     request = Request(
         task=given.task,
         data=given.data,
         config=from_namespace(EvalConfig, given),
-        labels=from_namespace(LabelOptions, given),
-        table=from_namespace(TableFormat, given),
-        squad=from_namespace(SquadOptions, given),
-        fields=from_namespace(ChoiceFields, given),
-        choices=from_namespace(ChoiceOptions, given),
-        pronouns=from_namespace(PronounOptions, given),
+        labels=from_namespace(LabelOptions, own),
+        table=from_namespace(TableFormat, own),
+        squad=from_namespace(SquadOptions, own),
+        fields=from_namespace(ChoiceFields, own),
+        choices=from_namespace(ChoiceOptions, own),
+        pronouns=from_namespace(PronounOptions, own),
+        given=given,
     )
-    return {"task": given.task, "model": request.config.model, **EVALUATORS[given.task](request)}
+    return {"task": given.task, "model": request.config.model, **EVALUATORS.get(given.task, _by_task)(request)}
 
 
-def _check_options(given: argparse.Namespace) -> None:
-    """Refuse options that have no effect with this task, or beside the other options."""
-    for title, (options, tasks) in _OPTIONS.items():
-        for field in fields(options):
-            if given.task not in tasks and hasattr(given, field.name):
-                raise ConfigError(f"{flag(field.name)} is an option of {title}, not of {given.task}: leave it out")
-    for name, reason in _IDLE.get(given.task, {}).items():
-        if hasattr(given, name):
-            raise ConfigError(f"{flag(name)} has no effect on {given.task}, {reason}: leave it out")
-    if hasattr(given, "split") and given.data.is_file():
-        raise ConfigError(f"--split chooses a file of a folder, and {given.data} is a file: leave it out")
-    if hasattr(given, "split") and given.task == "race" and is_race_split(given.data):
-        raise ConfigError(f"--split chooses a folder of RACE, and {given.data} is one of them: leave it out")
-    for name in MODEL_OPTIONS:
-        if hasattr(given, "predictions") and hasattr(given, name):
-            raise ConfigError(f"{flag(name)} says how a model reads, and --predictions has been read: leave it out")
+def _load_user_module(argv: Sequence[str]) -> None:
+    """Import a user's module, whose data sets are then among those that can be named."""
+    parser = Parser("roberta-eval", "TASK DATA", description="", example="", add_help=False)
+    add_user_module(parser)
+    load_user_modules(parser.parse_known_args(argv)[0].user_module)
+
+
+def _other_sets() -> dict[str, "DataSet"]:
+    """Return the data sets of roberta-finetune that have no evaluator of their own here."""
+    from roberta.finetuning import DATASETS
+
+    return {name: the_set for name, the_set in DATASETS.items() if name not in EVALUATORS}
+
+
+def _parser(the_set: "DataSet | None", others: Collection[str]) -> argparse.ArgumentParser:
+    """Return the parser of all options: those of a data set's task if it is one of the others."""
+    parser = Parser("roberta-eval", "TASK DATA", description=DESCRIPTION, example=EXAMPLE)
+    parser.add_argument("task", choices=(*EVALUATORS, *others), metavar="TASK", help="what to measure, see above")
+    parser.add_argument("data", type=Path, metavar="DATA", help="the file or folder to measure on")
+    add_arguments(parser, EvalConfig, title="evaluation")
+    if the_set is None:
+        for title, (options, _) in OPTIONS.items():
+            add_arguments(parser, options, title=title)
+    else:
+        from roberta.registry import TASKS
+
+        hidden = ("data", *the_set.options, *(field.name for field in fields(EvalConfig)))
+        add_arguments(parser, TASKS.config_class(the_set.task), title=f"task {the_set.task}", exclude=hidden)
+    add_user_module(parser)
+    return parser
 
 
 def _glue(request: Request) -> dict[str, Any]:
@@ -353,6 +259,57 @@ def _pronouns(request: Request) -> dict[str, Any]:
     task = WSCTask(WSCTaskConfig(**options), roberta.tokenizer)
     criterion = WSCLoss(WSCLossConfig(wsc_cross_entropy=True), config.head or WSCTask.head)
     return evaluate_questions(roberta, task, criterion, config.split, max_tokens=config.max_tokens)
+
+
+def _by_task(request: Request) -> dict[str, Any]:
+    """Measure by what trains on such data: its task, its criterion and the validation of training."""
+    from roberta.config import from_json
+    from roberta.evaluation import evaluate_task, only_head
+    from roberta.finetuning import data_set
+    from roberta.pretrained import training_options
+    from roberta.registry import CRITERIONS, TASKS
+
+    config, the_set = request.config, data_set(request.task)
+    roberta = _model(config)
+    heads = tuple(roberta.model.heads)
+    head = config.head or (heads[0] if len(heads) == 1 else only_head(roberta, the_set.task))
+    trained = training_options(str(config.model))
+
+    def as_trained(part: str, name: str, config_class: Any) -> Any:
+        """Return the options of a component as the model was trained with it; None if it was not."""
+        options = dict(trained.get(part, {}))
+        is_same = options.pop("type", None) == name
+        return from_json(config_class, options, source=f"{config.model}: {part}") if is_same else None
+
+    task_class, criterion_class = TASKS.config_class(the_set.task), CRITERIONS.config_class(the_set.criterion)
+    criterion = as_trained("criterion", the_set.criterion, criterion_class) or criterion_class()
+    task = from_namespace(
+        task_class,
+        argparse.Namespace(**_task_options(request, roberta, head, the_set)),
+        as_trained("task", the_set.task, task_class),
+    )
+    return evaluate_task(roberta, task, criterion, head, config.split, max_tokens=config.max_tokens)
+
+
+def _task_options(request: Request, roberta: Any, head: str, the_set: "DataSet") -> dict[str, Any]:
+    """Return the options of a task that are not as the model was trained: its data, what was given, and its labels."""
+    from roberta.recipe import PLACES
+    from roberta.registry import TASKS
+
+    known = {field.name: field for field in fields(TASKS.config_class(the_set.task))}
+    options = {name: known[name].default for name in PLACES if name in known and name != "data"}
+    labels = getattr(roberta.model.head_config(head), "labels", None)
+    if "labels" in known and labels is not None:
+        if not labels and not hasattr(request.given, "labels"):
+            raise ConfigError(f"head {head!r} has no names for its labels; name them in their order with --labels")
+        options["labels"] = labels
+    if "tokens_per_sample" in known:
+        options |= _reading(request, roberta, the_set.task)
+    elif request.config.tokens_per_sample is not None:
+        raise ConfigError(f"--tokens-per-sample has no effect on {request.task}, whose task has no such option")
+    options |= {name: value for name, value in vars(request.given).items() if name in known}
+    place = _place(request) if "valid_file" in known else {"data": request.data}
+    return options | dict(the_set.options) | place
 
 
 def _place(request: Request) -> dict[str, Any]:

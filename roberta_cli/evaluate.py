@@ -351,11 +351,14 @@ def _reading(request: Request, roberta: Any, task: str, *names: str) -> dict[str
         ConfigError: more are given than the model takes.
     """
     from roberta.pretrained import training_options
+    from roberta.registry import TASKS
 
     assert request.config.model is not None
     names = ("tokens_per_sample", *names)
     trained = training_options(request.config.model).get("task", {})
-    known = {name: trained[name] for name in names if name in trained} if trained.get("type") == task else {}
+    kind = trained.get("type")
+    is_such = kind in TASKS and issubclass(TASKS.config_class(kind), TASKS.config_class(task))
+    known = {name: trained[name] for name in names if name in trained} if is_such else {}
     given = {**asdict(request.config), **asdict(request.choices)}
     reading = {"tokens_per_sample": roberta.max_tokens} | known
     reading |= {name: given[name] for name in names if given.get(name) is not None}

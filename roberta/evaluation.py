@@ -25,7 +25,7 @@ from roberta.tasks.masked_lm import MaskedLMTask
 from roberta.tasks.task import Samples, Task
 from roberta.validation import check_head, check_lengths, evaluate, measure
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Example = TextExample | EncodedExample
 
@@ -110,11 +110,10 @@ def evaluate_task(
     check_head(criterion, head_config)
     started = time.perf_counter()
     built: Task = TASKS.build(task, roberta.tokenizer)
-    outputs_of = (
-        getattr(config, "num_outputs", None) for config in (head_config, built.head_config(roberta.model.config))
-    )
-    if len(set(counts := tuple(outputs_of))) > 1:
-        raise ConfigError(f"head {head!r} has {counts[0]} outputs, and the task of this data needs {counts[1]}")
+    needed_config = built.head_config(roberta.model.config)
+    found, needed = (getattr(config, "num_outputs", None) for config in (head_config, needed_config))
+    if found != needed:
+        raise ConfigError(f"head {head!r} has {found} outputs, and the task of this data needs {needed}")
     samples = built.samples(split)
     check_lengths(samples, roberta.max_tokens)
     limit = max(max_tokens, int(samples.sizes.max(initial=0)))
@@ -269,7 +268,7 @@ def _outputs(judgement: Judgement, examples: Sequence[Example]) -> tuple[NDArray
     for index in too_long:
         sequences[index] = _sequence(roberta.tokenizer, examples[index], limit)
     if too_long:
-        _LOGGER.warning(
+        logger.warning(
             "%d of %d examples are longer than %d tokens, and are cut; the first one is %s",
             len(too_long),
             len(examples),

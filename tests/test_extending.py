@@ -239,6 +239,8 @@ class Scored(MaskedBlocks):
 def test_criterions_that_would_fail_at_the_first_validation_are_refused(recipe):
     with pytest.raises(ConfigError, match="Linear has parameters, which are not trained; put them into a head"):
         check_criterion(nn.Linear(1, 1), Scored())
+    with pytest.raises(ConfigError, match="'acuracy' needs Linear.outputs"):  # a teacher may be held, if it is frozen
+        check_criterion(nn.Linear(1, 1).requires_grad_(False), Scored())
     with pytest.raises(ConfigError, match="'acuracy' needs MaskedLMLoss.outputs, MaskedLMLoss.loss, Scored.score"):
         check_criterion(MaskedLMLoss(MaskedLMLossConfig(), "lm"), Scored())
 

@@ -28,7 +28,7 @@ class ChanceWatch:
         if is_at_chance(record["accuracy"], self._chance, int(record["num_targets"])):
             self._has_warned = True
             logger.warning(
-                "update %d of %d: the training accuracy of %.3f on %d samples can't be told from chance (%.3f); if it "
+                "update %d of %d: the training accuracy of %.3f on %d targets can't be told from chance (%.3f); if it "
                 "stays there, start again with another --seed, a lower --lr or a longer warm-up",
                 num_updates,
                 last_update,

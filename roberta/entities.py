@@ -1,11 +1,11 @@
 """Entities in the labels of words: where they begin and end, and how many of them are found.
 
 A label is `O`, outside, or the place of a word in an entity and, behind a hyphen, the entity's type: `B-PER` begins
-one, `I-PER` is inside, `E-PER` ends it, `S-PER` is one alone; `L` and `U` are other names of `E` and `S`. What the
-schemes IOB1, IOB2 and IOBES (or BILOU) mean is read by one rule, that of the scorer of CoNLL's shared tasks: a word
-goes on with the entity of the word before it if it is inside or an end, the word before is inside or a beginning, and
-both have the same type; any other word that is not outside begins an entity. So labels that a scheme does not allow
-mean something too.
+one, `I-PER` is inside, `E-PER` ends it, `S-PER` is one alone; `L` and `U` are other names of `E` and `S`. One rule
+reads all schemes: a word goes on with the entity of the word before it if it is inside or an end, the word before is
+inside or a beginning, and both have the same type; any other word that is not outside begins an entity. So labels
+that a scheme does not allow mean something too. For IOB1 and IOB2 it is the rule of conlleval, the scorer of CoNLL's
+shared tasks, which knows no others; for IOBES that of seqeval where it is not asked to be strict.
 """
 
 import re
@@ -51,10 +51,11 @@ class Found:
 def are_entity_labels(labels: Collection[str]) -> bool:
     """Return whether labels tell entities, as `B-PER` does, and not parts of speech or the like.
 
-    >>> are_entity_labels(["O", "B-PER", "I-PER"]), are_entity_labels(["NOUN", "VERB"]), are_entity_labels(["O"])
-    (True, False, False)
+    >>> [are_entity_labels(labels) for labels in (["O", "B-PER"], ["O", "B", "I"], ["NOUN", "VERB"], ["O"])]
+    [True, True, False, False]
     """
-    return all(map(_LABEL.fullmatch, labels)) and any(label[1:2] == "-" for label in labels)
+    has_types = any(label[1:2] == "-" for label in labels)
+    return all(map(_LABEL.fullmatch, labels)) and (has_types or {OUTSIDE, "B"} <= set(labels))
 
 
 def entities_of(labels: Sequence[str]) -> list[Entity]:

@@ -1,6 +1,6 @@
 """What a training run will take, reckoned before it starts: parameters, operations, memory, hours.
 
-Nothing is measured here and no device is touched; the model is built without its values. FLOPs are those of the matrix
+Nothing is measured here and no device is touched; the model is built without values. FLOPs are those of the matrix
 products of a forward and a backward pass. Memory is that of one process between the two passes, for samples of one
 length; what passes while they run (the logits in `models.projection`, the library's own) comes on top.
 
@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from roberta.checkpoint.assembly import unfilled
 from roberta.devices import Precision
 from roberta.distributed import Parallelism
 from roberta.optim.groups import freeze
 from roberta.progress import in_millions
-from roberta.registry import MODELS
 from roberta.timetable import SECONDS_PER_HOUR
 
 FP32, HALF, INT64, BOOL = 4, 2, 8, 1  # bytes
@@ -194,9 +193,7 @@ def count_parameters(model: Any, head: Any, frozen: Sequence[str] = (), head_nam
     Raises:
         ConfigError: a part is not in the model, or nothing is left to train.
     """
-    with torch.device("meta"):
-        built: Any = MODELS.build(model)
-        built.register_head(head_name, head)
+    built: Any = unfilled(model, {head_name: head})
     freeze(built, frozen)
     layers, module = built.encoder.layers, built.heads[head_name]
     embedding = model.vocab_size * model.embed_dim

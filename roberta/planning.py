@@ -40,7 +40,7 @@ class DryRunConfig:
 
     def __post_init__(self) -> None:
         if not self.dry_run:
-            refuse_idle(self, ("devices", "device_name", "utilisation"), "describes the machines of a --dry-run")
+            refuse_idle(self, ("devices", "device_name", "utilisation"), "has no effect without --dry-run")
         if self.devices < 1:
             raise ConfigError(f"--devices is {self.devices}; it must be at least 1")
         if not 0.0 < self.utilisation <= 1.0:

@@ -48,7 +48,8 @@ def check_criterion(criterion: Any, samples: Samples) -> None:
     """Refuse a criterion with parameters, which nothing trains, and parts that lack what the figures are made of.
 
     Raises:
-        ConfigError: it has parameters that are not frozen; or the figures need outputs, and the criterion or the samples don't tell them.
+        ConfigError: it has parameters that are not frozen; or the figures need outputs, and the criterion or the
+            samples don't tell them.
     """
     if isinstance(criterion, nn.Module) and any(parameter.requires_grad for parameter in criterion.parameters()):
         raise ConfigError(f"{type(criterion).__name__} has parameters, which are not trained; put them into a head")

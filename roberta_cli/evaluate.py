@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("roberta")  # whose level --quiet sets
 
+_OF_TRAINING = ("train_file", "valid_file", "head_dropout")  # options of tasks that have no effect on a measurement
+
 DESCRIPTION = f"""Measure a model on a data set.
 
   {", ".join(GLUE)}
@@ -43,7 +45,8 @@ DESCRIPTION = f"""Measure a model on a data set.
   table      the same on your own .tsv, .csv or .jsonl, or a folder that has one for each split
   folders    the same on texts in SPLIT/LABEL/NAME.txt, as in aclImdb
   binarized  the same on a folder that fairseq-preprocess made of input0, input1 and label
-  squad      SQuAD's official figures, of either version, for a development file: of predictions in files, or of the
+  squad, squad2
+             SQuAD's official figures, of either version, for a development file: of predictions in files, or of the
              answers of a model, which --save-answers writes as such files
   {", ".join(QUESTION_SETS)}, choices
              choosing among options: accuracy, for RACE that of middle and high too; choices is your own .jsonl
@@ -117,7 +120,7 @@ def _parser(the_set: "DataSet | None", others: Collection[str]) -> argparse.Argu
     else:
         from roberta.registry import TASKS
 
-        hidden = ("data", *the_set.options, *(field.name for field in fields(EvalConfig)))
+        hidden = ("data", *_OF_TRAINING, *the_set.options, *(field.name for field in fields(EvalConfig)))
         add_arguments(parser, TASKS.config_class(the_set.task), title=f"task {the_set.task}", exclude=hidden)
     add_user_module(parser)
     return parser
@@ -302,6 +305,9 @@ def _task_options(request: Request, roberta: Any, head: str, the_set: "DataSet")
     if "labels" in known and labels is not None:
         if not labels and not hasattr(request.given, "labels"):
             raise ConfigError(f"head {head!r} has no names for its labels; name them in their order with --labels")
+        given = tuple(getattr(request.given, "labels", labels))
+        if labels and given != labels:
+            raise ConfigError(f"head {head!r} has names for its outputs: {', '.join(labels)}; leave out --labels")
         options["labels"] = labels
     if "tokens_per_sample" in known:
         options |= _reading(request, roberta, the_set.task)
@@ -388,7 +394,7 @@ EVALUATORS: dict[str, Callable[[Request], dict[str, Any]]] = {
     "table": _table,
     "folders": _folders,
     "binarized": _binarized,
-    "squad": _squad,
+    **dict.fromkeys(("squad", "squad2"), _squad),
     **dict.fromkeys((*QUESTION_SETS, "choices"), _questions),
     **dict.fromkeys(PRONOUN_SETS, _pronouns),
     "masked_lm": _masked_lm,

@@ -132,13 +132,13 @@ OPTIONS: dict[str, tuple[type, tuple[str, ...]]] = {
     "choices": (ChoiceFields, ("choices",)),
     "options of questions": (ChoiceOptions, (*QUESTION_SETS, "choices")),
     "wsc": (PronounOptions, ("wsc",)),
-    "squad": (SquadOptions, ("squad",)),
+    "squad": (SquadOptions, ("squad", "squad2")),
 }
 
 # options of the other tasks that have no effect on one, and why
 _IDLE: dict[str, dict[str, str]] = {
     "masked_lm": {"head": "whose head is that of masked LM"},
-    "squad": {"split": "whose data is one file"},
+    **{name: {"split": "whose data is one file"} for name in ("squad", "squad2")},
 }
 
 

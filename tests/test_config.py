@@ -10,7 +10,6 @@ import pytest
 
 from roberta.config import add_arguments, from_json, from_namespace, option, to_json
 from roberta.data.binarize import PreprocessConfig
-from roberta.data.readers.table import TableFormat
 from roberta.errors import ConfigError
 from roberta.planning import DryRunConfig
 
@@ -105,8 +104,7 @@ def test_json_that_does_not_fit_is_refused_with_its_source(values, message):
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (DryRunConfig, {"devices": 8}, "--devices describes the machines of a --dry-run: leave it out"),
-        (TableFormat, {"label_separator": ";"}, "--label-separator parts several classes"),
+        (DryRunConfig, {"devices": 8}, "--devices has no effect without --dry-run: leave it out"),
         (PreprocessConfig, {"verify": Path("d"), "workers": 2}, "--workers has no effect on --verify"),
     ],
 )

@@ -104,7 +104,8 @@ def test_figures_of_nothing_are_zero():
         (["S-PER", "B-PER"], True),
         (["NN", "VB", "-LRB-"], False),
         (["O", "B-PER", "X-PER"], False),
-        (["O", "B"], False),
+        (["O", "B"], True),
+        (["O", "I"], False),
         ([], False),
     ],
 )

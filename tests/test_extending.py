@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import importlib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +19,11 @@ from roberta.checkpoint.native import save
 from roberta.config import add_arguments, option
 from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
 from roberta.data.dictionary import Dictionary
+from roberta.data.encoding import Workers
+from roberta.data.text import Piece
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import ConfigError, VocabError
+from roberta.estimates import count_parameters
 from roberta.layout import SequenceLayout
 from roberta.models.heads import MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
@@ -167,7 +172,7 @@ def test_attentions_are_those_that_are_computed(recipe):
 def test_parts_that_were_exchanged_are_refused_before_anything_is_written(tmp_path):
     model = plain_model()
     model.encoder.layers[0].fc1 = nn.Sequential(model.encoder.layers[0].fc1)
-    with pytest.raises(ConfigError, match=r"not the weights of a RobertaConfig: encoder.layers.0.fc1.0.bias, .*merge"):
+    with pytest.raises(ConfigError, match=r"from its RobertaConfig, .* of encoder.layers.0.fc1.0.bias, .*; merge"):
         save(tmp_path / "model", model, make_byte_tokenizer())
     assert not (tmp_path / "model").exists()
 
@@ -267,3 +272,36 @@ def test_what_an_optimizer_can_not_keep_is_named(recipe):
     trainer.optimizer.step = count
     with pytest.raises(ConfigError, match="keeps 'step' of a parameter as int, which no checkpoint holds"):
         trainer.train()
+
+
+def test_a_bpe_of_ones_own_encodes_in_processes_of_their_own(tmp_path, monkeypatch):
+    source = "\n".join(inspect.getsource(part) for part in (BytesConfig, Bytes))
+    head = (
+        "import dataclasses\nimport numpy as np\nfrom roberta.config import option\nfrom roberta.registry import BPES\n"
+    )
+    (tmp_path / "bytes_bpe.py").write_text(
+        f"from __future__ import annotations\n{head}{source}\nBPES.register('own', BytesConfig)(Bytes)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("bytes_bpe")
+    bpe = module.Bytes(module.BytesConfig())
+    tokenizer = Tokenizer(bpe, Dictionary(bpe.symbols, [1] * 256))
+    (tmp_path / "vocab").mkdir()
+    tokenizer.save(tmp_path / "vocab")
+    pieces = [Piece(tmp_path / "a.txt", number, 3 * number - 3, b"ab\n") for number in range(1, 40)]
+    with Workers(2, tokenizer, tmp_path / "vocab") as workers:
+        found = [piece.tokens.tolist() for piece in workers.encode(pieces)]
+    assert found == [[*tokenizer.encode("ab"), 2]] * 39
+
+
+def test_a_model_that_reads_values_while_it_is_built_is_saved_and_counted(tmp_path, monkeypatch):
+    class Stepped(RobertaModel):
+        def __init__(self, config: RobertaConfig) -> None:
+            super().__init__(config)
+            self.rates = [rate.item() for rate in torch.linspace(0, 1, config.encoder_layers)]
+
+    monkeypatch.setitem(registry.MODELS._components, "turned", Stepped)
+    model = Stepped(TurnedConfig(vocab_size=262, **SHAPE))
+    save(tmp_path / "model", model, make_byte_tokenizer())
+    assert load(tmp_path / "model").model.rates == [0.0, 1.0]
+    assert count_parameters(model.config, MaskedLMHeadConfig()).encoder == model.num_parameters

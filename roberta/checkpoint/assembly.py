@@ -15,19 +15,29 @@ from roberta.registry import MODELS
 def assemble(config: Any, heads: Mapping[str, Any], weights: Mapping[str, Tensor], *, source: str) -> RobertaModel:
     """Return the model of these configs in evaluation mode; its parameters are `weights`, not copies of them.
 
-    Nothing is drawn at random on the way, and no memory touched that parameters take. Tensors that are no parameters,
-    such as a buffer that is not saved, are what the modules make them.
+    Nothing is drawn at random on the way. Tensors that are no parameters, such as a buffer that is not saved, are what
+    the modules make them.
 
     Raises:
         CheckpointError: parameters are missing, unknown or of another shape; the message lists all of them.
+        ConfigError: a config is of no registered kind, or a name can't name a head.
+    """
+    model = unfilled(config, heads)
+    model.load_weights(weights, source=source)
+    return model.eval()
+
+
+def unfilled(config: Any, heads: Mapping[str, Any]) -> RobertaModel:
+    """Return the model of these configs with parameters of any value, whose memory is hardly touched.
+
+    Raises:
         ConfigError: a config is of no registered kind, or a name can't name a head.
     """
     with _Unfilled():
         model: RobertaModel = MODELS.build(config)
         for name, head in heads.items():
             model.register_head(name, head)
-    model.load_weights(weights, source=source)
-    return model.eval()
+    return model
 
 
 def check_rebuilds(model: RobertaModel) -> None:
@@ -36,15 +46,12 @@ def check_rebuilds(model: RobertaModel) -> None:
     Raises:
         ConfigError: its weights have other names or shapes than those of a new model; the message names some.
     """
-    with torch.device("meta"), _Unfilled():
-        built: RobertaModel = MODELS.build(model.config)
-        for name, head in model.head_configs.items():
-            built.register_head(name, head)
-    expected, found = _shapes(built), _shapes(model)
+    expected, found = _shapes(unfilled(model.config, model.head_configs)), _shapes(model)
     if differing := sorted(dict(expected.items() ^ found.items())):
         raise ConfigError(
-            f"not the weights of a {type(model.config).__name__}: {listed(differing)}: parts of the model were "
-            "exchanged; merge them back, or register a model that is built with them"
+            f"the model can't be built again from its {type(model.config).__name__}, which tells otherwise of "
+            f"{listed(differing)}; merge what was exchanged, save what was given to torch.compile, or register a model "
+            "that is built so"
         )
 
 

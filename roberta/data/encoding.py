@@ -6,6 +6,7 @@ around a line is dropped, as fairseq does.
 Shapes: N lines, T tokens.
 """
 
+import importlib
 import os
 import signal
 from collections import deque
@@ -129,8 +130,8 @@ class Workers:
         executor = self._executor = self._executor or ProcessPoolExecutor(
             self.count,
             mp_context=get_context("spawn"),  # the same on every platform, and safe beside threads
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent
+            initializer=_begin,
+            initargs=tuple(type(part).__module__ for part in (self._tokenizer.bpe, self._tokenizer.bpe.config)),
         )
         under_way: deque[Future[EncodedPiece]] = deque()
         for piece in pieces:
@@ -146,6 +147,13 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _begin(*modules: str) -> None:
+    """Prepare a worker process: Ctrl-C is for its parent, and a BPE of a user's own is registered by its modules."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in modules:
+        importlib.import_module(module)
 
 
 @cache

@@ -302,7 +302,7 @@ def _bpe_config(folder: Path) -> Any:
         raise VocabError(f"{folder}: no such folder; name the one with {FILE_NAME} and the files of the BPE")
     if not has_vocabulary(folder):
         raise VocabError(
-            f"{folder}: none of {', '.join(_FILES)} is there; of a run give a checkpoint, such as its folder best; "
+            f"{folder}: none of {', '.join(_FILES)} is there; of a run give a checkpoint, its folder best or step_...; "
             "for RoBERTa's own vocabulary name no folder"
         )
     if not (folder / BPE_FILE).exists():

@@ -58,7 +58,8 @@ def word_windows(tokenizer: Tokenizer, words: Sequence[str], max_tokens: int) ->
     """
     aligned = align_words(tokenizer, words)
     starts = [first for first, _ in token_ranges(aligned.character_spans, aligned.word_spans)]
-    ends = [*starts[1:], len(aligned.tokens)]
+    following = [*starts[1:], len(aligned.tokens)]
+    ends = [max(end, start + 1) for start, end in zip(starts, following, strict=False)]  # of no words there is none
     bos, eos, room = tokenizer.dictionary.bos, tokenizer.dictionary.eos, max_tokens - 2
     windows, first = [], 0
     while first < len(words):

@@ -87,17 +87,16 @@ class HubModel(nn.Module):
     def encode_batch(self, texts: Sequence[Text], *, truncate: bool = False) -> Tensor:
         """Return the token ids of texts, or of tuples of texts such as pairs, padded on the right: (B, S) int64.
 
-        What is given is a batch, be it a list or a tuple; a pair is an item of it.
-
         Raises:
-            DataError: an item is neither a string nor a tuple or list of strings.
+            DataError: an item is neither a string nor a tuple or list of strings, or they are in a tuple, not a list.
 
         >>> roberta.encode_batch(["Hello world!", ("Hello", " world")])
         tensor([[    0, 31414,   232,   328,     2,     1],
                 [    0, 31414,     2,     2,   232,     2]])
         """
-        items = list(texts) if isinstance(texts, tuple) else texts
-        sequences = self._engine.encode(as_sequences(items)[0], truncate=truncate)
+        if isinstance(texts, tuple) and texts and all(isinstance(text, str) for text in texts):
+            raise DataError("a tuple of texts may be a pair or a batch; give a list: [pair], or [text, text]")
+        sequences = self._engine.encode(as_sequences(texts)[0], truncate=truncate)
         return border.padded(sequences, self.tokenizer.dictionary.pad)
 
     def encode_words(self, words: Sequence[str]) -> alignment.EncodedWords:

@@ -6,9 +6,11 @@ Shapes: T packed tokens, S tokens of a sequence, W words, K labels.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import category
 
 from torch import Tensor
 
+from roberta.data.tokenizer import Span
 from roberta.data.words import word_windows
 from roberta.entities import are_entity_labels, entities_of
 from roberta.errors import ConfigError
@@ -80,7 +82,7 @@ def tag_words(engine: Engine, head: str, sentences: Sequence[Sequence[str]]) -> 
 
 
 def find_entities(engine: Engine, head: str, texts: Sequence[str]) -> list[list[TextEntity]]:
-    """Return the entities in each text, whose words are those of `split_words`.
+    """Return the entities in each text, whose words are those of `split_words`, punctuation marks one by one.
 
     Raises:
         ConfigError: as `tag_words`, or the labels of the head are not those of entities.
@@ -89,7 +91,7 @@ def find_entities(engine: Engine, head: str, texts: Sequence[str]) -> list[list[
     if not are_entity_labels(labels):
         told = ", ".join(labels) or "without names"
         raise ConfigError(f"head {head!r} tells no entities: its labels are {told}; expected such as B-PER, I-PER, O")
-    spans = [split_words(text) for text in texts]
+    spans = [[part for span in split_words(text) for part in _single_marks(text, span)] for text in texts]
     words = [[text[start:end] for start, end in places] for text, places in zip(texts, spans, strict=True)]
     results = []
     for text, places, tagged in zip(texts, spans, tag_words(engine, head, words), strict=True):
@@ -100,6 +102,14 @@ def find_entities(engine: Engine, head: str, texts: Sequence[str]) -> list[list[
             found.append(TextEntity(entity.type, text[start:end], start, end, least))
         results.append(found)
     return results
+
+
+def _single_marks(text: str, span: Span) -> list[Span]:
+    """Return the places of punctuation marks that stand together, each a word; other words as they are."""
+    start, end = span
+    if not all(category(character).startswith("P") for character in text[start:end]):
+        return [span]
+    return [(place, place + 1) for place in range(start, end)]
 
 
 def _tagging_config(engine: Engine, head: str) -> TaggingHeadConfig:

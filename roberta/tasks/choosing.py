@@ -13,9 +13,7 @@ from roberta.data.examples import REJECTED, ChoiceExample, PronounExample
 from roberta.data.readers.split_files import KEEP_ONE, find_split_file
 from roberta.errors import DataError
 from roberta.layout import NO_TARGET
-from roberta.tasks.task import Samples
-
-TEST = "test"  # the split whose answers may be secret
+from roberta.tasks.task import TEST, Samples
 
 _ADVICE = {
     "train": "name one with --train-file",

@@ -214,7 +214,7 @@ def _folders(config: MaskedLMTaskConfig, tokenizer: Tokenizer | None) -> list[Pa
                 vocab = Path(name)
                 tokenizer.save(vocab)
             if config.valid_data is not None:
-                refuse_idle(config, ("valid_fraction",), "holds out text, and --valid-data is there")
+                refuse_idle(config, ("valid_fraction",), "has no effect beside --valid-data")
             fraction = config.valid_fraction
             return [binarized(config.data, vocab=vocab, valid_data=config.valid_data, valid_fraction=fraction)]
     refuse_idle(config, ("vocab", "valid_data", "valid_fraction"), f"is for raw text, and {config.data} is not")

@@ -27,8 +27,8 @@ from roberta.errors import ConfigError
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import ChoiceHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.choosing import TEST, Questions, check_answers, find_question_file, numbered
-from roberta.tasks.task import Prediction, Task
+from roberta.tasks.choosing import Questions, check_answers, find_question_file, numbered
+from roberta.tasks.task import TEST, Prediction, Task
 
 _KINDS = (".jsonl",)
 _FILE_OPTIONS = ("train_file", "valid_file")

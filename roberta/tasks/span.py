@@ -246,7 +246,7 @@ def _file(config: SpanTaskConfig, split: str) -> Path:
     if config.data.is_dir():
         if config.dev is not None:
             raise ConfigError(f"--dev {config.dev}: --data {config.data} is a folder, which holds both files; drop one")
-        of_version = (f"-v{config.version}.json",)
+        of_version = (f"-v{config.version}.json", f"_v{config.version}.json")
         kinds = of_version if has_split_file(config.data, split, of_version) else (".json",)
         return find_split_file(config.data, split, kinds, advice="give the training file itself, and --dev")
     if split == "train":

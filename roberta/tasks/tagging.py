@@ -10,7 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp
 from pathlib import Path
@@ -27,16 +27,14 @@ from roberta.data.readers.split_files import KEEP_ONE
 from roberta.data.tokenizer import Tokenizer
 from roberta.data.words import word_windows
 from roberta.entities import Found, all_types, are_entity_labels, count_entities
-from roberta.errors import ConfigError, DataError, choices
+from roberta.errors import ConfigError, DataError, choices, listed
 from roberta.files import write_text
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import TaggingHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.choosing import TEST
-from roberta.tasks.task import Prediction, Samples, Task
+from roberta.tasks.task import TEST, Prediction, Samples, Task
 
 _CONTEXT = 8  # words on each side of one, for people
-_NO_BREAK_SPACE = "\u00a0"
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +76,7 @@ class TaggedWords(Samples):
         self.num_parts = [len(windows) for windows in parts]
         self.sizes = np.array([len(window.tokens) for window in self.windows], dtype=np.int64)
         self._classes = [self._classes_of(example) for example in examples]
-        self.chance = self._largest_share()
+        self.chance = None if self.has_entities else self._largest_share()  # most words are outside of entities
 
     @cached_property
     def targets(self) -> list[NDArray[np.int64]]:
@@ -160,7 +158,7 @@ class TaggedWords(Samples):
                 answer=gold,
                 prediction=max(known, key=known.__getitem__),
                 probabilities={label: exp(value) for label, value in known.items()},
-                error=None if gold is None else -known[gold],
+                error=-known[gold] if gold in known else None,
             )
 
     def _rows(self, outputs: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -185,13 +183,7 @@ class TaggedWords(Samples):
         if example.labels is None:
             return np.full(len(example.words), NO_TARGET, dtype=np.int64)
         number = {label: position for position, label in enumerate(self.labels)}
-        for label, source in zip(example.labels, example.sources, strict=True):
-            if label not in number:
-                raise DataError(
-                    f"{source}: label {label!r} is not one of those to learn; {choices(label, self.labels)}; mend it, "
-                    "or name all labels with --labels"
-                )
-        return np.array([number[label] for label in example.labels], dtype=np.int64)
+        return np.array([number.get(label, NO_TARGET) for label in example.labels], dtype=np.int64)
 
     def _largest_share(self) -> float | None:
         """Return the accuracy of always guessing the most frequent label; None where labels are not told."""
@@ -211,6 +203,10 @@ class TaggingTask(Task):
             raise ConfigError(f"{config.data}: not a folder; give that of the files of all splits")
         self.tokenizer = tokenizer or Tokenizer.load()
         self.labels = config.labels or _labels_of(read_conll(self._path("train"), config))
+        fitting = [label for label in self.labels if are_entity_labels((label, "O", "B-"))]
+        if not are_entity_labels(self.labels) and len(fitting) > len(self.labels) / 2:
+            odd = listed(label for label in self.labels if label not in fitting)
+            logger.warning("no entities are scored, for labels that tell none: %s", odd)
 
     def head_config(self, model_config: Any) -> TaggingHeadConfig:
         """Return the config of the head: the names of the labels."""
@@ -226,7 +222,8 @@ class TaggingTask(Task):
         Raises:
             DataError: the split is missing or damaged, or a word has no label, or one that training does not know.
         """
-        examples = read_conll(self._path(split), self.config, needs_labels=split != TEST)
+        examples = _without_placeholders(read_conll(self._path(split), self.config, needs_labels=split != TEST))
+        self._check_labels(split, examples)
         samples = TaggedWords(split, examples, self.tokenizer, self.labels, self.config.tokens_per_sample)
         logger.info(
             "%s: %d sentences of %d words; %d of them parted to fit %d tokens",
@@ -237,6 +234,31 @@ class TaggingTask(Task):
             self.config.tokens_per_sample,
         )
         return samples
+
+    def _check_labels(self, split: str, examples: Sequence[WordsExample]) -> None:
+        """Refuse labels that nobody learns; where a split is only measured they count as missed, which is told.
+
+        Raises:
+            DataError: there is one in the training data, or no other one in the split.
+        """
+        known, unknown = set(self.labels), Counter[str]()
+        places: dict[str, str] = {}
+        for example in examples:
+            for label, source in zip(example.labels or (), example.sources, strict=False):
+                if label not in known:
+                    unknown[label] += 1
+                    places.setdefault(label, source)
+        if not unknown:
+            return
+        label = next(iter(unknown))
+        told = f"{places[label]}: label {label!r} is not one of those to learn; {choices(label, self.labels)}"
+        if split == "train":
+            raise DataError(f"{told}; mend it, or name all labels with --labels")
+        if unknown.total() == sum(len(example.labels or ()) for example in examples):
+            raise DataError(
+                f"{told}; in which column are the labels? (--label-column, from the left if not all files have as many)"
+            )
+        logger.warning("%s; %d words of %s have such labels, and count as missed", told, unknown.total(), split)
 
     def _path(self, split: str) -> Path:
         config = self.config
@@ -261,10 +283,17 @@ def _labels_of(examples: Sequence[WordsExample]) -> tuple[str, ...]:
     return found
 
 
+def _without_placeholders(examples: list[WordsExample]) -> list[WordsExample]:
+    """Return sentences without labels where all of these only hold the place of labels."""
+    if {label for example in examples for label in example.labels or ()} in ({"_"}, {"-"}):
+        return [replace(example, labels=None) for example in examples]
+    return examples
+
+
 def _described(found: Found) -> dict[str, float]:
     return {**found.figures(), "num_entities": found.right, "num_predicted": found.predicted}
 
 
 def _cell(text: str) -> str:
-    """Return a word or a label without spaces, which part the columns."""
-    return re.sub(r"\s", _NO_BREAK_SPACE, text)
+    """Return a word or a label without white space, which parts the columns."""
+    return re.sub(r"\s", "_", text)

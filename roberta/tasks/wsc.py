@@ -32,8 +32,8 @@ from roberta.files import write_text
 from roberta.layout import NO_TARGET, Batch, SequenceLayout
 from roberta.models.heads import LM_HEAD, MaskedLMHeadConfig
 from roberta.registry import TASKS
-from roberta.tasks.choosing import TEST, Questions, check_answers, find_question_file, numbered
-from roberta.tasks.task import Prediction, Task
+from roberta.tasks.choosing import Questions, check_answers, find_question_file, numbered
+from roberta.tasks.task import TEST, Prediction, Task
 
 _CANDIDATES: Literal["noun_phrases"] = "noun_phrases"
 _SMALLEST = 1e-300  # probability, so that the log of 0 is finite

@@ -223,7 +223,7 @@ def test_an_evaluation_takes_labels_in_other_columns(tagged, data, tmp_path, cap
         (("tags", "DATA"), "invalid choice: 'tags'"),
         (
             ("tagging", "DATA", "--labels", "O", "B-PER"),
-            "head 'tagging' has 4 outputs, and the task of this data needs 2",
+            "head 'tagging' has names for its outputs: B-LOC, B-PER, I-PER, O; leave out --labels",
         ),
     ],
 )

@@ -53,3 +53,10 @@ def test_words_of_one_symbol_stay_together(tokenizer):
     assert len(rows) >= 2
     assert all(0 < row < len(window.tokens) - 1 for row in rows)
     assert sum(len(window.rows) for window in windows) == 4
+
+
+def test_words_of_white_space_at_the_end_of_a_window_have_a_token_of_their_own(tokenizer):
+    for words in (["a"] * 4 + ["\u00a0"] * 2 + ["b"], ["\u00a0"], ["a", "\u00a0", "\u00a0", "\u00a0"]):
+        windows = word_windows(tokenizer, words, 6)
+        assert sum(len(window.rows) for window in windows) == len(words)
+        assert all(window.rows.max() < len(window.tokens) - 1 for window in windows), words

@@ -117,9 +117,9 @@ def test_types_have_figures_of_their_own(folder, tokenizer):
 def test_f1_selects_where_labels_tell_entities_and_accuracy_where_they_do_not(tmp_path, tokenizer):
     (tmp_path / "train.txt").write_text("I PRP B-PER\nran VBD O\n", encoding="utf-8")
     entities = TaggingTask(config(tmp_path), tokenizer).samples("train")
-    assert (entities.metric, entities.maximise, entities.chance) == ("f1", True, 0.5)
+    assert (entities.metric, entities.maximise, entities.chance) == ("f1", True, None)
     speech = TaggingTask(config(tmp_path, label_column=2), tokenizer).samples("train")
-    assert (speech.metric, speech.labels) == ("accuracy", ("PRP", "VBD"))
+    assert (speech.metric, speech.labels, speech.chance) == ("accuracy", ("PRP", "VBD"), 0.5)
     assert speech.score(pointing(speech)) == {"accuracy": 1.0}
     assert speech.groups(pointing(speech)) == {}
 
@@ -170,11 +170,23 @@ def test_a_test_split_may_lack_labels(folder, tokenizer):
         task.samples("valid")
 
 
-def test_labels_that_training_does_not_know_are_named(folder, tokenizer):
+def test_labels_that_training_does_not_know_count_as_missed(folder, tokenizer, caplog):
     (folder / "dev.txt").write_text("Ann B-PER\n\nRome B-CITY\n", encoding="utf-8")
-    message = r"dev.txt:3: label 'B-CITY' is not one of those to learn; allowed: .*; mend it, or name all labels"
-    with pytest.raises(DataError, match=message):
+    samples = TaggingTask(config(folder), tokenizer).samples("valid")
+    assert "dev.txt:3: label 'B-CITY' is not one of those to learn; allowed: " in caplog.text
+    assert "1 words of valid have such labels, and count as missed" in caplog.text
+    assert samples.batch(np.array([0, 1]), seed=1, epoch=1).num_targets == 1
+    outputs = [np.zeros((size, len(samples.labels)), dtype=np.float32) for size in samples.sizes]
+    outputs[0][1, samples.labels.index("B-PER")] = 1.0
+    outputs[1][1, samples.labels.index("O")] = 1.0
+    assert samples.score(outputs) == {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "accuracy": 0.5}
+    assert samples.predictions(outputs)[1].error is None
+    with pytest.raises(DataError, match=r"train.txt:3: label 'B-PER' is not one of those to learn; .*--labels"):
+        TaggingTask(config(folder, labels=("O", "X")), tokenizer).samples("train")
+    (folder / "dev.txt").write_text("Ann NNP\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"label 'NNP' is .*; in which column are the labels\? \(--label-column"):
         TaggingTask(config(folder), tokenizer).samples("valid")
+    (folder / "dev.txt").write_text("Ann B-PER\n\nRome B-CITY\n", encoding="utf-8")
     named = config(folder, labels=("O", "B-PER", "I-PER", "B-LOC", "B-CITY"))
     task = TaggingTask(named, tokenizer)
     assert task.labels == named.labels
@@ -210,3 +222,15 @@ def test_options_out_of_range_are_refused(folder):
 def test_task_and_criterion_are_registered():
     assert TASKS.config_class("tagging") is TaggingTaskConfig
     assert "tagging" in list(CRITERIONS)
+
+
+def test_placeholders_throughout_a_split_are_no_labels(folder, tokenizer):
+    (folder / "test.txt").write_text("Ann _\nran _\n", encoding="utf-8")
+    samples = TaggingTask(config(folder), tokenizer).samples("test")
+    assert samples.examples[0].labels is None
+
+
+def test_labels_of_which_most_tell_entities_are_told_of(tmp_path, tokenizer, caplog):
+    (tmp_path / "train.txt").write_text("Ann B-PER\nran O\nto I-PER\n- -X-\n", encoding="utf-8")
+    TaggingTask(config(tmp_path), tokenizer)
+    assert "no entities are scored, for labels that tell none: -X-" in caplog.text

@@ -5,6 +5,7 @@ as many. An empty line stands between sentences; a line that begins with -DOCSTA
 Universal Dependencies, so are comments, words that several others make up (`3-4`) and words that are not there (`5.1`).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from roberta.data.readers.split_files import KEEP_ONE, find_split_file, has_spli
 from roberta.data.text import COMPRESSED, read_lines
 from roberta.errors import ConfigError, DataError
 
-KINDS = (".txt", ".conll", ".conllu", ".iob", ".bio", ".tsv")
+KINDS = (".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".bio2", ".iobes", ".bioes", ".tsv")
 
 _NUMBERED = ".conllu"
+_BLANKS = re.compile("[ \t]+")
 _DOCUMENT = "-DOCSTART-"
 _ENDINGS = {"train": ".train", "valid": ".testa", "test": ".testb"}  # of eng.train, esp.testa and so on
 
@@ -28,6 +30,7 @@ class ConllFormat:
 
     word_column: int = option(1, help="column of the word, from 1; -1 is the last one")
     label_column: int = option(-1, help="column of its label, likewise")
+    comment: str | None = option(None, help="what lines begin with that are to be left out, such as '# '; '' for none")
 
     def __post_init__(self) -> None:
         for name, value in (("--word-column", self.word_column), ("--label-column", self.label_column)):
@@ -76,7 +79,10 @@ def find_conll(folder: Path, split: str, *, advice: str = KEEP_ONE) -> Path:
     if len(named) > 1:
         found = " and ".join(path.name for path in named)
         raise DataError(f"{folder}: {found} could each be the {split} split; {advice}")
-    return named[0] if named else find_split_file(folder, split, KINDS, advice=advice)
+    if named:
+        return named[0]
+    is_numbered = has_split_file(folder, split, (_NUMBERED,))  # beside which its releases have the bare text, in .txt
+    return find_split_file(folder, split, (_NUMBERED,) if is_numbered else KINDS, advice=advice)
 
 
 def has_conll(folder: Path, split: str) -> bool:
@@ -102,20 +108,26 @@ def _rows(path: Path, format: ConllFormat, needs_labels: bool) -> Iterator[tuple
         if not line.strip() or line.startswith(_DOCUMENT):
             yield None
             continue
-        cells = line.split("\t") if "\t" in line else line.split()
+        if format.comment and line.startswith(format.comment):
+            continue
+        cells = line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" "))
         if is_numbered and (line.startswith("#") or not cells[0].isdecimal()):
             continue
         source = f"{path}:{number}"
         if not width:
+            if line.startswith("#") and format.comment is None:
+                raise DataError(f"{source}: a comment? then give --comment '# '; if it is a word, --comment ''")
             width = len(cells)
             word, label = (_place(column, width) for column in (format.word_column, format.label_column))
             _check_columns(source, width, word, label, format, needs_labels)
         if len(cells) != width:
-            raise DataError(f"{source}: {len(cells)} columns; expected {width}, as in the first line; mend the line")
+            hint = "; if it is a comment, give --comment" if line.startswith("#") else "; mend the line"
+            raise DataError(f"{source}: {len(cells)} columns; expected {width}, as in the first line{hint}")
         is_told = label < width and label != word
-        if not cells[word].strip() or (is_told and not cells[label].strip()):
+        found = cells[word].strip(" "), cells[label].strip(" ") if is_told else None
+        if "" in found:
             raise DataError(f"{source}: a word or a label is empty; mend the line, or remove it")
-        yield cells[word].strip(), cells[label].strip() if is_told else None, source
+        yield *found, source
 
 
 def _place(column: int, width: int) -> int:

@@ -14,7 +14,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
-from roberta.config import option, refuse_idle
+from roberta.config import option
 from roberta.data.examples import Label, TextExample, check_texts
 from roberta.data.readers.json_lines import read_json_lines
 from roberta.data.text import COMPRESSED, read_lines
@@ -48,8 +48,6 @@ class TableFormat:
             raise ConfigError("--text-columns is empty; name the column of the text, or two columns of a pair")
         if not self.label_separator:
             raise ConfigError("--label-separator is empty; give what parts the classes of a cell, such as ','")
-        if self.kind != "multi_label":
-            refuse_idle(self, ("label_separator",), "parts several classes, which --kind multi_label says there are")
         for name in (*self.text_columns, *([self.id_column] if self.id_column is not None else [])):
             if self.columns and name not in self.columns:
                 raise ConfigError(f"--columns has no {name!r}; {choices(name, self.columns)}")

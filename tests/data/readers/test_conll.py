@@ -166,7 +166,7 @@ def test_any_bytes_are_words_with_labels_or_refused(tmp_path_factory, content):
         return
     for example in examples:
         assert len(example.words) == len(example.labels) == len(example.sources) > 0
-        assert all(word.strip() and label.strip() for word, label in zip(example.words, example.labels, strict=True))
+        assert all(word and label for word, label in zip(example.words, example.labels, strict=True))
 
 
 def test_packed_files_are_read(tmp_path):
@@ -183,3 +183,27 @@ def test_several_files_of_a_split_are_refused(tmp_path):
         find_conll(tmp_path, "train")
     with pytest.raises(DataError, match="no file of the test split"):
         find_conll(tmp_path, "test")
+
+
+def test_comments_are_left_out_if_that_is_asked_for_and_not_taken_for_words(tmp_path):
+    path = write(tmp_path, b"# id 1\nAnn B-PER\n\n# id 2\nran O\n")
+    with pytest.raises(DataError, match=r":1: a comment\? then give --comment '# '; if it is a word, --comment ''"):
+        read_conll(path, ConllFormat())
+    assert [example.words for example in read_conll(path, ConllFormat(comment="# "))] == [("Ann",), ("ran",)]
+    path = write(tmp_path, b"# O\nAnn B-PER\n# a b\n")
+    with pytest.raises(DataError, match=r":3: 3 columns; expected 2, .*; if it is a comment, give --comment"):
+        read_conll(path, ConllFormat(comment=""))
+
+
+def test_white_space_that_parts_no_columns_stays_in_words(tmp_path):
+    path = write(tmp_path, "10\u00a0000 \t O\n\u3000\tO\n".encode())
+    assert read_conll(path, ConllFormat())[0].words == ("10\u00a0000", "\u3000")
+    path = write(tmp_path, "10\u00a0000  O\n".encode())
+    assert read_conll(path, ConllFormat())[0].words == ("10\u00a0000",)
+
+
+def test_a_conllu_goes_before_the_bare_text_beside_it(tmp_path):
+    for name in ("en-ud-train.conllu", "en-ud-train.txt", "a.test.iob2"):
+        (tmp_path / name).write_text(CONLLU, encoding="utf-8")
+    assert find_conll(tmp_path, "train").name == "en-ud-train.conllu"
+    assert has_conll(tmp_path, "test")

@@ -203,10 +203,7 @@ class TaggingTask(Task):
             raise ConfigError(f"{config.data}: not a folder; give that of the files of all splits")
         self.tokenizer = tokenizer or Tokenizer.load()
         self.labels = config.labels or _labels_of(read_conll(self._path("train"), config))
-        fitting = [label for label in self.labels if are_entity_labels((label, "O", "B-"))]
-        if not are_entity_labels(self.labels) and len(fitting) > len(self.labels) / 2:
-            odd = listed(label for label in self.labels if label not in fitting)
-            logger.warning("no entities are scored, for labels that tell none: %s", odd)
+        _warn_of_odd_labels(self.labels)
 
     def head_config(self, model_config: Any) -> TaggingHeadConfig:
         """Return the config of the head: the names of the labels."""
@@ -220,10 +217,11 @@ class TaggingTask(Task):
         """Return the sentences of a split; the test split may lack labels. The log counts those that are parted.
 
         Raises:
-            DataError: the split is missing or damaged, or a word has no label, or one that training does not know.
+            DataError: the split is missing or damaged, or a word has no label; or one of the training data, or all of
+                another split, are not among those to learn.
         """
         examples = _without_placeholders(read_conll(self._path(split), self.config, needs_labels=split != TEST))
-        self._check_labels(split, examples)
+        _check_labels(split, examples, self.labels)
         samples = TaggedWords(split, examples, self.tokenizer, self.labels, self.config.tokens_per_sample)
         logger.info(
             "%s: %d sentences of %d words; %d of them parted to fit %d tokens",
@@ -234,31 +232,6 @@ class TaggingTask(Task):
             self.config.tokens_per_sample,
         )
         return samples
-
-    def _check_labels(self, split: str, examples: Sequence[WordsExample]) -> None:
-        """Refuse labels that nobody learns; where a split is only measured they count as missed, which is told.
-
-        Raises:
-            DataError: there is one in the training data, or no other one in the split.
-        """
-        known, unknown = set(self.labels), Counter[str]()
-        places: dict[str, str] = {}
-        for example in examples:
-            for label, source in zip(example.labels or (), example.sources, strict=False):
-                if label not in known:
-                    unknown[label] += 1
-                    places.setdefault(label, source)
-        if not unknown:
-            return
-        label = next(iter(unknown))
-        told = f"{places[label]}: label {label!r} is not one of those to learn; {choices(label, self.labels)}"
-        if split == "train":
-            raise DataError(f"{told}; mend it, or name all labels with --labels")
-        if unknown.total() == sum(len(example.labels or ()) for example in examples):
-            raise DataError(
-                f"{told}; in which column are the labels? (--label-column, from the left if not all files have as many)"
-            )
-        logger.warning("%s; %d words of %s have such labels, and count as missed", told, unknown.total(), split)
 
     def _path(self, split: str) -> Path:
         config = self.config
@@ -281,6 +254,39 @@ def _labels_of(examples: Sequence[WordsExample]) -> tuple[str, ...]:
             "of the labels? (--label-column)"
         )
     return found
+
+
+def _check_labels(split: str, examples: Sequence[WordsExample], labels: Sequence[str]) -> None:
+    """Refuse labels that are not among those to learn; in a split that is only measured some are missed, and told of.
+
+    Raises:
+        DataError: there is one in the training data, or no other one in another split.
+    """
+    told = [
+        place
+        for example in examples
+        if example.labels is not None
+        for place in zip(example.labels, example.sources, strict=True)
+    ]
+    unknown = [(label, source) for label, source in told if label not in labels]
+    if not unknown:
+        return
+    label, source = unknown[0]
+    message = f"{source}: label {label!r} is not one of those to learn; {choices(label, labels)}"
+    if split == "train":
+        raise DataError(f"{message}; mend it, or name all labels with --labels")
+    if len(unknown) == len(told):
+        raise DataError(
+            f"{message}; in which column are the labels? (--label-column, from the left if not all files have as many)"
+        )
+    logger.warning("%s; such labels of %s count as missed: %d of %d", message, split, len(unknown), len(told))
+
+
+def _warn_of_odd_labels(labels: Sequence[str]) -> None:
+    """Say which few labels keep all from being read as those of entities."""
+    odd = [label for label in labels if not are_entity_labels((label, "O", "B-"))]
+    if odd and len(odd) < len(labels) / 2:
+        logger.warning("no entities are scored, for labels that tell none: %s", listed(odd))
 
 
 def _without_placeholders(examples: list[WordsExample]) -> list[WordsExample]:

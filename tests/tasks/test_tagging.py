@@ -174,7 +174,7 @@ def test_labels_that_training_does_not_know_count_as_missed(folder, tokenizer, c
     (folder / "dev.txt").write_text("Ann B-PER\n\nRome B-CITY\n", encoding="utf-8")
     samples = TaggingTask(config(folder), tokenizer).samples("valid")
     assert "dev.txt:3: label 'B-CITY' is not one of those to learn; allowed: " in caplog.text
-    assert "1 words of valid have such labels, and count as missed" in caplog.text
+    assert "; such labels of valid count as missed: 1 of 2" in caplog.text
     assert samples.batch(np.array([0, 1]), seed=1, epoch=1).num_targets == 1
     outputs = [np.zeros((size, len(samples.labels)), dtype=np.float32) for size in samples.sizes]
     outputs[0][1, samples.labels.index("B-PER")] = 1.0

@@ -54,6 +54,7 @@ Forward = Callable[[list[list[int]]], Sequence[Any]]  # the features of each seq
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LEAST_COSINE = {"fp32": 1 - 1e-6, "bf16": 0.999, "int8": 0.98}  # between the features of an engine and ours in fp32
+COMPUTE_TYPES = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8_float32"}  # of CTranslate2
 OURS, BASELINE = "roberta", "Hugging Face"
 PAD, VOCAB = 1, 50265
 
@@ -138,7 +139,7 @@ def openvino(path: Path, precision: str) -> Forward:
     return lambda batch: unpadded(next(iter(compiled(list(padded(batch)[:inputs])).values())), batch)
 
 
-def ctranslate2(folder: Path, precision: str) -> Forward:
+def ctranslate2(folder: Path, compute_type: str) -> Forward:
     """Return the forward pass of CTranslate2, which tells pads by their lengths."""
     import ctranslate2
     from ctranslate2.converters import TransformersConverter
@@ -146,7 +147,6 @@ def ctranslate2(folder: Path, precision: str) -> Forward:
     converted = folder / "ctranslate2"
     if not converted.exists():
         TransformersConverter(str(folder)).convert(str(converted))
-    compute_type = {"fp32": "float32", "int8": "int8_float32", "bf16": "bfloat16"}[precision]
     encoder = ctranslate2.Encoder(str(converted), compute_type=compute_type, intra_threads=torch.get_num_threads())
     return lambda batch: unpadded(np.array(encoder.forward_batch(batch).last_hidden_state), batch)
 
@@ -260,7 +260,11 @@ def runtimes(model: RobertaModel, precisions: Sequence[str], folder: Path) -> li
         export_onnx(model, folder / "ours.onnx")
         found += [Peer("OpenVINO", name, openvino(folder / "ours.onnx", name)) for name in precisions if name in DTYPES]
     if is_installed("ctranslate2"):
-        found += [Peer("CTranslate2", name, ctranslate2(folder, name)) for name in precisions]
+        from ctranslate2 import get_supported_compute_types
+
+        types = [(name, COMPUTE_TYPES[name]) for name in precisions]
+        possible = get_supported_compute_types("cpu")  # bf16 is none of them, so far
+        found += [Peer("CTranslate2", name, ctranslate2(folder, kind)) for name, kind in types if kind in possible]
     return found
 
 

@@ -40,8 +40,27 @@ def test_attention_is_a_softmax_within_each_sequence(lengths, compute):
     torch.testing.assert_close(compute(q, k, v, layout), written_out(q, k, v, lengths), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("lengths", [*UNEQUAL, (5, 31, 31, 17, 16, 9, 31, 31), (40, 8, 9), (3, 30)])
+@pytest.mark.parametrize("width", [1, 8, 16])
+def test_sequences_see_whole_vectors_of_keys_and_none_but_their_own(lengths, width, monkeypatch):
+    layout = SequenceLayout.from_lengths(lengths)
+    _, q, k, v = random_qkv(layout)
+    expected = written_out(q, k, v, lengths)
+    whole, num_keys = F.scaled_dot_product_attention, []
+
+    def note_keys(q, k, v, **options):
+        num_keys.append(k.shape[2])
+        return whole(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", note_keys)
+    monkeypatch.setattr(attention_module, "vector_width", lambda: width)
+    torch.testing.assert_close(attention(q, k, v, layout), expected, atol=1e-12, rtol=0)
+    assert all(keys % width == 0 for keys in num_keys if keys > width / 2)
+
+
 @pytest.mark.parametrize("lengths", UNEQUAL)
 def test_sequences_of_unequal_length_are_not_padded_on_a_cpu(lengths, monkeypatch):
+    monkeypatch.setattr(attention_module, "vector_width", lambda: 1)
     layout = SequenceLayout.from_lengths(lengths)
     _, q, k, v = random_qkv(layout)
     shapes = []

@@ -105,14 +105,18 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
     """Compute the attention of heads (B, H, S, D).
 
     mask: (B, 1, 1, S), True where there is something to see, or what is added to the scores.
-    Written out it is without torch's care for rows that see nothing, and its masks of dropout are cheaper.
+    Written out it is without torch's care for rows that see nothing, and its masks of dropout are cheaper. Like torch's
+    own on a CPU it is in fp32 then, whatever the precision of the heads.
     """
     num_scores = q.shape[:-1].numel() * k.shape[-2]
-    if mask is not None or not _is_written_out(num_scores, q.device, q.dtype, dropout_p=dropout_p):
+    if mask is not None or not _is_written_out(num_scores, q.device, dropout_p=dropout_p):
         with kernels(q.device, dropout_p=dropout_p):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
-    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, H, S, S)
-    return dropout(scores.softmax(dim=-1), dropout_p) @ v
+    wide = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = q.to(wide) / math.sqrt(q.shape[-1]) @ k.to(wide).transpose(-2, -1)  # (B, H, S, S)
+        context = dropout(scores.softmax(dim=-1), dropout_p) @ v.to(wide)
+    return context.to(q.dtype)
 
 
 def kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager[None]:
@@ -126,12 +130,9 @@ def kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager
     return context
 
 
-def _is_written_out(num_scores: int, device: torch.device, dtype: torch.dtype, *, dropout_p: float) -> bool:
-    """Return whether to compute attention here: with dropout torch has no kernel of its own on a CPU.
-
-    In half precision it is torch that computes there too, and has its scores in fp32.
-    """
-    return dropout_p > 0.0 and dtype not in _HALF and draws_itself(num_scores, device)
+def _is_written_out(num_scores: int, device: torch.device, *, dropout_p: float) -> bool:
+    """Return whether to compute attention here: with dropout torch has no kernel of its own on a CPU."""
+    return dropout_p > 0.0 and draws_itself(num_scores, device)
 
 
 def _has_variable_length_kernel(q: Tensor) -> bool:
@@ -158,7 +159,7 @@ def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int,
     width: of a head. It is found by asking torch for small tensors of the kind; nothing is computed. "products
     written out" is no kernel of torch's, but the products and the softmax one after the other.
     """
-    if _is_written_out(_MANY, device, dtype, dropout_p=dropout_p):
+    if _is_written_out(_MANY, device, dropout_p=dropout_p):
         return "products written out"
     q = torch.empty(1, heads, 64, width, device=device, dtype=dtype, requires_grad=True)
     with kernels(device, dropout_p=dropout_p):

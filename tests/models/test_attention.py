@@ -116,6 +116,22 @@ def test_dropout_falls_on_the_probabilities(lengths, monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(mine.sin().sum(), qkv), expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("lengths", [(5, 1, 7), (6, 6)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_has_its_scores_in_single_where_masks_are_our_own(lengths, autocast, monkeypatch):
+    """To bf16's last bit; scores of hundreds would be off by ones in bf16, and their softmax by any factor."""
+    monkeypatch.setattr(attention_module, "dropout", lambda x, p: x)
+    monkeypatch.setattr(attention_module, "draws_itself", lambda count, device: True)
+    layout = SequenceLayout.from_lengths(lengths)
+    _, q, k, v = (x.bfloat16() for x in random_qkv(layout))
+    q = 100.0 * q
+    exact = written_out(q.double(), k.double(), v.double(), lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = attention(q, k, v, layout, dropout_p=0.1)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=2.0**-8)
+
+
 def test_a_batch_without_tokens_has_no_features():
     layout = SequenceLayout.from_lengths([])
     empty = torch.zeros(0, 2, 4)

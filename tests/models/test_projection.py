@@ -15,9 +15,11 @@ def inputs(rows: int, dtype: torch.dtype = torch.float64):
     return *tensors, torch.randint(0, 31, (rows,))
 
 
-@pytest.mark.parametrize("rows", [1, 4, 9])
-def test_loss_and_gradients_equal_those_of_whole_logits(rows, monkeypatch):
+@pytest.mark.parametrize("rows", [0, 1, 4, 9])
+@pytest.mark.parametrize("few", [3, 16])
+def test_loss_and_gradients_equal_those_of_whole_logits(rows, few, monkeypatch):
     monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 8)  # pieces of 4 rows
+    monkeypatch.setitem(projection._ROWS, "cpu", few)
     x, weight, bias, targets = inputs(rows)
     ours = projected_cross_entropy(x, weight, bias, targets)
     expected = F.cross_entropy(x @ weight.t() + bias, targets, reduction="sum")
@@ -57,7 +59,9 @@ def test_large_logits_do_not_overflow():
     torch.testing.assert_close(ours, F.cross_entropy(x * 1e4 @ weight.t() + bias, targets, reduction="sum"))
 
 
-def test_autocast_keeps_the_softmax_in_single_precision():
+@pytest.mark.parametrize("few", [4, 16])
+def test_autocast_keeps_the_softmax_in_single_precision(few, monkeypatch):
+    monkeypatch.setitem(projection._ROWS, "cpu", few)
     x, weight, bias, targets = inputs(9, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = projected_cross_entropy(x, weight, bias, targets)

@@ -22,15 +22,19 @@ def choose_device(name: Device) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Return the type of numbers of a precision."""
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the context in which a forward pass computes in `precision`."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+    is_half = precision != "fp32"
+    return torch.autocast(device.type, dtype=dtype_of(precision) if is_half else None, enabled=is_half)
 
 
 def attention_backend(model_config: Any, device: torch.device, precision: Precision) -> str:
     """Return which of torch's kernels computes the attention of models of this config in training."""
-    with autocast(device, precision):
-        dtype = torch.get_autocast_dtype(device.type) if precision != "fp32" else torch.float32
     width, heads = model_config.embed_dim // model_config.attention_heads, model_config.attention_heads
-    return backend(device, dtype, heads=heads, width=width, dropout_p=model_config.attention_dropout)
+    dropout_p = model_config.attention_dropout
+    return backend(device, dtype_of(precision), heads=heads, width=width, dropout_p=dropout_p)

@@ -376,14 +376,16 @@ def _reading(request: Request, roberta: Any, task: str, *names: str) -> dict[str
 
 
 def _model(config: EvalConfig) -> Any:
-    from roberta.devices import choose_device
+    from roberta.devices import choose_device, dtype_of
 
     if config.model is None:
         raise ConfigError("required: --model")
-    model = opened(config.model)
     if config.precision == "int8":
-        return model.int8()
-    model.to(choose_device(config.device)).set_cpu_engine(config.cpu_engine)
+        return opened(config.model).int8()
+    device = choose_device(config.device)
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("--precision fp16 is for GPUs, and this is a CPU; give fp32, bf16 or int8")
+    model = opened(config.model).to(device, dtype_of(config.precision)).set_cpu_engine(config.cpu_engine)
     if config.cpu_engine == "auto":
         logger.info("matrices by %s", model.model.cpu_engine)
     return model

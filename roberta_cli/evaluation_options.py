@@ -35,18 +35,23 @@ class EvalConfig:
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", help="where to compute; auto takes CUDA if there is one, but for int8"
     )
-    precision: Literal["fp32", "int8"] = option(
-        "fp32", help="number format of the matrices; int8 is for CPUs, faster and a little off"
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = option(
+        "fp32",
+        help="number format; others are faster and a little off: bf16 on GPUs and on CPUs that have it, fp16 on GPUs, "
+        "int8, of the matrices alone, on CPUs",
     )
     cpu_engine: Literal["auto", "torch", "numpy", "onednn"] = option(
-        "torch", help="what multiplies matrices in fp32 on a CPU; auto measures which is the fastest"
+        "torch",
+        help="what multiplies matrices on a CPU, in fp32 or (not numpy) bf16; auto measures which is the fastest",
     )
 
     def __post_init__(self) -> None:
         if self.precision == "int8" and self.device == "cuda":
             raise ConfigError("--precision int8 is for CPUs; leave it out, or give --device cpu")
         if self.precision == "int8" and self.cpu_engine != "torch":
-            raise ConfigError(f"--cpu-engine {self.cpu_engine} multiplies in fp32; leave out it, or --precision int8")
+            raise ConfigError(
+                f"--cpu-engine {self.cpu_engine} doesn't multiply in int8; leave out it, or --precision int8"
+            )
         for name in ("tokens_per_sample", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

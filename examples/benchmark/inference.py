@@ -212,21 +212,22 @@ def own(model: RobertaModel, precision: str, given: argparse.Namespace, *, compi
     return twin
 
 
-def by_engine(model: RobertaModel, given: argparse.Namespace) -> list[Peer]:
-    """Return this library in fp32 with each engine for matrices on a CPU that is asked for."""
+def by_engine(model: RobertaModel, precision: str, given: argparse.Namespace) -> list[Peer]:
+    """Return this library with each engine for matrices on a CPU that is asked for and takes the precision."""
     found = {}
-    for engine in given.cpu_engine:
-        twin = own(model, "fp32", given).set_cpu_engine(engine)
+    for engine in given.cpu_engine if precision in DTYPES else ["torch"]:
+        if (precision, engine) == ("bf16", "numpy"):
+            continue
+        twin = own(model, precision, given).set_cpu_engine(engine)
         name = OURS if twin.cpu_engine == "torch" else f"{OURS} by {twin.cpu_engine}"
-        found.setdefault(name, Peer(name, "fp32", ours(twin)))
+        found.setdefault(name, Peer(name, precision, ours(twin)))
     return list(found.values())
 
 
 def peers(model: RobertaModel, given: argparse.Namespace, folder: Path) -> list[Peer]:
     """Return the engines that are installed and asked for, all with the weights of `model`."""
     floats = [precision for precision in given.precision if precision in DTYPES]
-    found = by_engine(model, given) if "fp32" in given.precision else []
-    found += [Peer(OURS, name, ours(own(model, name, given))) for name in given.precision if name != "fp32"]
+    found = [peer for precision in given.precision for peer in by_engine(model, precision, given)]
     if given.compile:
         found += [Peer(f"{OURS} compiled", name, ours(own(model, name, given, compiled=True))) for name in floats]
     if fairseq_peer.is_installed():

@@ -219,14 +219,16 @@ class HubModel(nn.Module):
         self.tokenizer = tokenizer
 
     def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> Self:
-        """Choose what multiplies matrices in fp32 on a CPU, and return self: the fastest one differs by processor.
+        """Choose what multiplies matrices on a CPU, and return self: the fastest one differs by processor.
 
-        "torch" is what models start with; "numpy" takes the BLAS of numpy; "onednn", for a model that was frozen by
-        `.requires_grad_(False)`, oneDNN with a second copy of the weights in its own layout; "auto" measures for some
-        seconds and takes the fastest of those. Answers differ in the last bits; all else stays as it is.
+        "torch" is what models start with; "numpy" takes the BLAS of numpy, in fp32; "onednn", for a model in fp32 or
+        bf16 that was frozen by `.requires_grad_(False)`, oneDNN with a second copy of the weights in its own layout;
+        "auto" measures for some seconds and takes the fastest of those. Answers differ in the last bits; all else stays
+        as it is.
 
         Raises:
-            ConfigError: no such engine, the model isn't on the CPU in fp32, or "onednn" for one that isn't frozen.
+            ConfigError: no such engine, it can't take this model's precision, the model isn't on the CPU, or "onednn"
+                for one that isn't frozen.
 
         >>> roberta.set_cpu_engine("numpy").model.cpu_engine
         'numpy'

@@ -10,6 +10,7 @@ Shapes: T rows, C inputs, N outputs.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,15 +23,20 @@ CpuEngine = Literal["torch", "numpy", "onednn"]
 CpuEngineChoice = Literal["auto", "torch", "numpy", "onednn"]
 CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
 
-_ROWS = 512  # of a trial: a batch has some hundred tokens at least
+_ROWS = 1024  # of a trial: a batch has some hundred tokens at least, and where there are many texts some thousand
 _ROUNDS = 3
 _WORTH_IT = 0.97  # of torch's time
+_PRECISIONS = {  # of other engines than torch
+    "numpy": {torch.float32: "fp32"},
+    "onednn": {torch.float32: "fp32", torch.bfloat16: "bf16"},
+}
 
 
 class Linear(nn.Linear):
     """A linear map whose `engine` can be chosen. It counts in fp32 on a CPU; elsewhere torch's own product is taken.
 
-    "onednn" counts for frozen weights alone, without a gradient: fused optimizers change a weight behind every check.
+    "onednn" counts in bf16 too, but for frozen weights alone, without a gradient: fused optimizers change a weight
+    behind every check.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -53,7 +59,7 @@ class Linear(nn.Linear):
             if self._packed is not None:
                 self._packed = None  # whatever happens to the weight now, it will be laid out anew
             return linear(x, self.weight, self.bias, self.engine)
-        if x.requires_grad or not counts_for(x, self.weight):
+        if x.requires_grad or not counts_for("onednn", x, self.weight):
             return F.linear(x, self.weight, self.bias)
         return self._by_onednn(x)
 
@@ -81,23 +87,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine) -> Tensor
 
     x: (T, C); weight: (N, C); bias: (N,).
     """
-    if engine == "numpy" and counts_for(x, weight):
+    if engine == "numpy" and counts_for("numpy", x, weight):
         output: Tensor = _NumpyLinear.apply(x, weight, bias)
         return output
     return F.linear(x, weight, bias)
 
 
-def counts_for(x: Tensor, weight: Tensor) -> bool:
-    """Return whether another engine than torch can take the product of these: fp32 on a CPU, and computed as it stands.
+def counts_for(engine: Literal["numpy", "onednn"], x: Tensor, weight: Tensor) -> bool:
+    """Return whether an engine can take the product of these: on a CPU in its precision, and computed as it stands.
 
     Under autocast torch computes in half precision; while it compiles or exports, it has to see the product.
     """
     return (
         x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == weight.dtype
+        and x.dtype in _PRECISIONS[engine]
+        and (x.dtype != torch.bfloat16 or _has_bf16())
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+@cache
+def _has_bf16() -> bool:
+    """Return whether oneDNN takes bf16 on this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def numpy_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -109,17 +123,21 @@ def numpy_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 def obstacle(engine: CpuEngine, maps: Sequence[Linear]) -> str:
     """Return why an engine can't be taken for the maps of a model, none of which are left in int8; "" if it can."""
-    kinds = {f"in {m.weight.dtype} on {m.weight.device}" for m in maps} or {"in int8"}
     if engine == "torch":
         return ""
-    if kinds != {"in torch.float32 on cpu"}:
-        return f"the engine {engine} multiplies in fp32 on the CPU, and the layers are {kinds.pop()}; choose torch"
+    dtypes, devices = {m.weight.dtype for m in maps}, {m.weight.device.type for m in maps}
+    if not (dtypes <= _PRECISIONS[engine].keys() and devices == {"cpu"}):
+        allowed = " and ".join(_PRECISIONS[engine].values())
+        found = " and ".join(sorted({f"{m.weight.dtype} on {m.weight.device}" for m in maps})) or "int8"
+        return f"the engine {engine} multiplies in {allowed} on the CPU, and the layers are in {found}; choose torch"
     if engine == "onednn" and not torch.backends.mkldnn.is_available():
         return "this build of torch doesn't have oneDNN (mkldnn); choose torch, numpy or auto"
+    if torch.bfloat16 in dtypes and not _has_bf16():
+        return "oneDNN has no products in bf16 on this processor; choose torch, or use .float() before"
     if engine == "onednn" and not all(m.is_frozen for m in maps):
         return (
             "the engine onednn is for frozen layers, made outside of torch.inference_mode(); call "
-            ".requires_grad_(False) before, or choose numpy"
+            ".requires_grad_(False) before, or choose another"
         )
     return ""
 

@@ -155,7 +155,7 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, out:
     """Write x weight^T + bias into `out`; in half precision, where the sum needs a wider form, without the bias."""
     if x.dtype in (torch.float16, torch.bfloat16):
         torch.mm(x, weight.t(), out=out)
-    elif engine == "numpy" and counts_for(x, weight):
+    elif engine == "numpy" and counts_for("numpy", x, weight):
         numpy_product(x, weight.t(), out).add_(bias)
     else:
         torch.addmm(bias, x, weight.t(), out=out)

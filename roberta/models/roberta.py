@@ -130,17 +130,17 @@ class RobertaModel(nn.Module):
         return module(rows) if targets is None else module.loss(rows, targets)
 
     def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> "RobertaModel":
-        """Choose what multiplies the matrices of the layers and the vocabulary in fp32 on a CPU, and return self.
+        """Choose what multiplies the matrices of the layers and the vocabulary on a CPU, and return self.
 
         "torch", "numpy" and "onednn" differ in speed, and in the last bits of their results. Nothing else changes: the
-        model is trained, moved and saved as before. "onednn" is for frozen layers, whose weights it holds a second time
-        in a layout of its own, and leaves the vocabulary to torch; it notices when they change, but for what is written
-        to `.data` in place. "auto" measures all that can be taken, on a layer and the vocabulary, and keeps "torch"
-        unless another one is faster.
+        model is trained, moved and saved as before. "numpy" is for fp32. "onednn" is for fp32 and bf16, and for frozen
+        layers, whose weights it holds a second time in a layout of its own, and leaves the vocabulary to torch; it
+        notices when they change, but for what is written to `.data` in place. "auto" measures all that can be taken, on
+        a layer and the vocabulary, and keeps "torch" unless another one is faster.
 
         Raises:
-            ConfigError: no such engine, the model isn't on the CPU in fp32 or is in int8, or "onednn" for layers that
-                are not frozen or where torch was built without it.
+            ConfigError: no such engine, it doesn't take the precision of the model, the model is in int8 or not on the
+                CPU, or "onednn" for layers that are not frozen or where torch was built without it.
         """
         if engine not in get_args(CpuEngineChoice):
             raise ConfigError(f"unknown engine {engine!r}; {choices(str(engine), get_args(CpuEngineChoice))}")

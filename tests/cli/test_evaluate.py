@@ -86,23 +86,31 @@ def table(path: Path, header: str, rows: list[tuple]) -> Path:
     return path
 
 
-def test_int8_says_nearly_the_same(measure, roberta, pairs, tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_other_precisions_say_nearly_the_same(precision, measure, roberta, pairs, tmp_path):
     rows = [(*pair, roberta.predict("mnli", pair).label) for pair in pairs]
     assert len({label for _, _, label in rows}) > 1
     path = table(tmp_path / "pairs.tsv", "one\ttwo\tlabel", rows)
-    options = ("--text-columns", "one", "two", "--head", "mnli")
-    exact, rounded = (measure("table", path, *options, "--precision", name) for name in ("fp32", "int8"))
+    options = ("--text-columns", "one", "two", "--head", "mnli", "--device", "cpu")
+    exact, rounded = (measure("table", path, *options, "--precision", name) for name in ("fp32", precision))
     assert exact["correct"] == len(pairs)
     assert len(pairs) - 2 <= rounded["correct"] <= len(pairs)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_a_model_in_half_precision_is_evaluated_in_the_precision_asked_for(precision, roberta, tmp_path):
     copy.deepcopy(roberta).half().save_pretrained(tmp_path / "half")
     config = evaluate.EvalConfig(model=str(tmp_path / "half"), precision=precision, device="cpu")
     hub = evaluate._model(config)
-    assert {parameter.dtype for parameter in hub.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in hub.parameters()} == {
+        torch.bfloat16 if precision == "bf16" else torch.float32
+    }
     assert hub.model.is_int8 == (precision == "int8")
+
+
+def test_fp16_is_not_for_a_cpu():
+    with pytest.raises(ConfigError, match="--precision fp16 is for GPUs, and this is a CPU; give fp32, bf16 or int8"):
+        evaluate._model(evaluate.EvalConfig(model="roberta.mini", device="cpu", precision="fp16"))
 
 
 def test_int8_is_not_for_a_gpu():
@@ -122,7 +130,7 @@ def test_cpu_engines_give_the_same_figures(measure, roberta, pairs, tmp_path, ca
 
 
 def test_int8_has_an_engine_of_its_own():
-    with pytest.raises(ConfigError, match="--cpu-engine numpy multiplies in fp32; leave out it, or --precision int8"):
+    with pytest.raises(ConfigError, match="--cpu-engine numpy doesn't multiply in int8; leave out it, or --precision"):
         evaluate.EvalConfig(precision="int8", cpu_engine="numpy")
 
 

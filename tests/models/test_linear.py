@@ -98,13 +98,26 @@ def test_numpy_computes_no_gradient_that_nobody_wants():
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_engines_count_in_fp32_alone(engine):
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_engines_leave_other_precisions_and_autocast_to_torch(engine, dtype):
     linear, x = make_linear(engine), torch.randn(3, 33)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(linear(x), F.linear(x, linear.weight, linear.bias))
-    linear = linear.bfloat16()
+    linear, x = linear.to(dtype), x.to(dtype)
     with torch.no_grad():
-        assert torch.equal(linear(x.bfloat16()), F.linear(x.bfloat16(), linear.weight, linear.bias))
+        assert torch.equal(linear(x), F.linear(x, linear.weight, linear.bias))
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("engine", OTHERS)
+def test_bf16_is_multiplied_by_onednn_where_a_processor_has_it(engine, rows):
+    linear, x = make_linear(engine).bfloat16(), torch.randn(rows, 33).bfloat16()
+    with torch.no_grad():
+        found = linear(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected(linear, x), atol=2.0**-8, rtol=2.0**-7)
+    has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (linear._packed is not None) == (engine == "onednn" and has_bf16)
 
 
 @pytest.mark.parametrize("change", ["in place", "new data", "loaded", "assigned", "a fused optimizer"])
@@ -305,9 +318,9 @@ def test_wrong_choices_are_refused():
     model, *_ = make_model()
     with pytest.raises(ConfigError, match="unknown engine 'nump'; allowed: auto, numpy, onednn, torch; did you mean"):
         model.set_cpu_engine("nump")
-    with pytest.raises(ConfigError, match=r"frozen layers, .* .requires_grad_\(False\) before, or choose numpy"):
+    with pytest.raises(ConfigError, match=r"frozen layers, .* .requires_grad_\(False\) before, or choose another"):
         model.set_cpu_engine("onednn")
-    with pytest.raises(ConfigError, match=r"numpy multiplies in fp32 on the CPU, and the layers are in torch.bfloat16"):
+    with pytest.raises(ConfigError, match="numpy multiplies in fp32 on the CPU, and the layers are in torch.bfloat16"):
         model.bfloat16().set_cpu_engine("numpy")
     with pytest.raises(ConfigError, match="the layers are in int8; choose torch"):
         from_pretrained("roberta.mini").int8().set_cpu_engine("onednn")

@@ -195,7 +195,8 @@ class Products:
 def layer_products(config: RobertaConfig, *, rows: int, dtype: torch.dtype, device: str, times: int) -> Products:
     """Return the linear maps of a layer on `rows` tokens, computed `times` over.
 
-    On a CPU each is the best of torch's own product, numpy's, and oneDNN's with weights it has laid out beforehand.
+    On a CPU each is the best of torch's own product, with one thread numpy's, whose threads would wait for torch's
+    otherwise, and oneDNN's with weights it has laid out beforehand.
     """
     width, inner = config.embed_dim, config.ffn_embed_dim
     fastest = []
@@ -203,7 +204,7 @@ def layer_products(config: RobertaConfig, *, rows: int, dtype: torch.dtype, devi
         x = torch.randn(rows, inputs, dtype=dtype, device=device)
         weight = torch.randn(outputs, inputs, dtype=dtype, device=device)
         works: dict[str, Callable[[], object]] = {"plain": partial(F.linear, x, weight)}
-        if device == "cpu" and dtype == torch.float32:
+        if device == "cpu" and dtype == torch.float32 and torch.get_num_threads() == 1:
             works["numpy"] = partial(numpy_product, x, weight.t())
         if device == "cpu" and torch.backends.mkldnn.is_available():
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)

@@ -31,8 +31,8 @@ class Int8Linear(nn.Module):
         rounded = (weight / self._scale.unsqueeze(1)).round().to(torch.int8)
         self._packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._zero = torch.zeros(len(weight), dtype=torch.int64)  # (N,): weights are symmetric
-        self._sums = rounded.sum(dim=1) * self._scale  # (N,): what a constant input of 1 gives
-        self._bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach().clone()
+        sums = rounded.sum(dim=1) * self._scale  # (N,): what a constant input of 1 gives
+        self._added = torch.stack((sums, torch.zeros_like(sums) if linear.bias is None else linear.bias.detach()))
         self.num_weights = sum(parameter.numel() for parameter in linear.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +41,8 @@ class Int8Linear(nn.Module):
             raise ConfigError("a model in int8 gives no gradients; use it in torch.no_grad(), or the model in fp32")
         rounded, scale, low = rounded_inputs(x.float())  # under autocast it may be narrower
         output = _int8_product(rounded, self._packed, self._scale, self._zero)
-        return torch.addcmul(self._bias, output, scale).addr_(low.squeeze(1), self._sums)
+        # In place, and what is added in one pass, by a product: low x sums + 1 x bias.
+        return output.mul_(scale).addmm_(torch.cat((low, torch.ones_like(low)), dim=1), self._added)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
         refuse_to_move(fn)
@@ -133,7 +134,8 @@ def rounded_inputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (T, C) as uint8, and of each row a scale and its lowest value (T, 1): x is about rounded * scale + low."""
     low = x.amin(dim=1, keepdim=True)  # faster than aminmax, which reads only once
     scale = _not_zero((x.amax(dim=1, keepdim=True) - low) / _LEVELS)
-    levels = (x - low).mul_(1.0 / scale).add_(0.5)
+    steps = 1.0 / scale
+    levels = (x * steps).add_(0.5 - low * steps)  # x - low would be a pass more, and is no nearer than x itself
     rounded = levels.to(torch.int16).to(torch.uint8)  # in two steps, which have fast kernels: a third of the time
     return rounded, scale, low
 

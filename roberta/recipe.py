@@ -88,7 +88,7 @@ class TrainerConfig:
     compile: bool = option(False, help="compile the layers and the loss, for a GPU; takes a minute at the start")
     cpu_engine: CpuEngineChoice = option(
         "torch",
-        help="what multiplies matrices on a CPU; auto measures which is the fastest, and a resumed run keeps it",
+        help="what multiplies matrices in fp32 on a CPU; auto measures which is fastest, and a resumed run keeps it",
     )
     device: Device = option("auto", help="where to train; auto takes CUDA if there is one")
     parallelism: Parallelism = option("ddp", help="under torchrun: whole models (ddp) or sharded ones (fsdp)")

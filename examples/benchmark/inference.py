@@ -216,9 +216,8 @@ def by_engine(model: RobertaModel, precision: str, given: argparse.Namespace) ->
     """Return this library with each engine for matrices on a CPU that is asked for and takes the precision."""
     found = {}
     for engine in given.cpu_engine if precision in DTYPES else ["torch"]:
-        if (precision, engine) == ("bf16", "numpy"):
-            continue
-        twin = own(model, precision, given).set_cpu_engine(engine)
+        takes_it = (precision, engine) != ("bf16", "numpy")
+        twin = own(model, precision, given).set_cpu_engine(engine if takes_it else "torch")
         name = OURS if twin.cpu_engine == "torch" else f"{OURS} by {twin.cpu_engine}"
         found.setdefault(name, Peer(name, precision, ours(twin)))
     return list(found.values())

@@ -5,7 +5,6 @@ Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache
 from itertools import accumulate
 
 import torch
@@ -22,6 +21,8 @@ _WIDEST_HEAD = 192  # of wider ones some devices have no gradients
 _LEAST_CAPABILITY = (8, 0)
 _EXACT_DROPOUT = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _MANY = 2**30  # scores, more than torch is left with on a CPU
+_VECTOR = 16  # keys, whose multiples torch's kernel is fastest for with AVX512; with AVX2 alone there is nothing to win
+_MOST_BEYOND = 12  # keys shown for nothing: where a vector lacks more, what is left of it is as cheap
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropout_p: float = 0.0) -> Tensor:
@@ -53,40 +54,44 @@ def _attention_by_run(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *
     """Compute `attention` for each run of sequences of one length, on views: no pads, no mask, and no copy but one.
 
     On a CPU a call costs little beside what padding would add to it: on batches of 16 to 128 pairs of MNLI this is 1.3
-    to 10 times as fast (one AVX2 core, torch 2.13, 2026-11-23). Without gradients and dropout, keys come in whole
-    vectors: each sequence is shown some that follow its own in memory, under a mask, which takes all that is finite.
+    to 10 times as fast (one AVX2 core, torch 2.13, 2026-11-23). Where `_sees_whole_vectors` says so, each sequence
+    is shown keys that follow its own in memory, under a mask.
     """
     sizes = [count * length for count, length in layout.runs]
-    starts = accumulate(sizes, initial=0)
-    vector = 1 if q.requires_grad or dropout_p > 0.0 else vector_width()
+    starts = accumulate(sizes[:-1], initial=0)
+    vector = _VECTOR if dropout_p == 0.0 and _sees_whole_vectors(q, k, v) else 1
+    edge = q.new_zeros(1, 1, 1, layout.max_seqlen + vector)  # what is added to scores: masks are parts of it
+    edge[..., layout.max_seqlen :] = -torch.inf
     contexts = []
-    for start, run, *parts in zip(starts, layout.runs, q.split(sizes), k.split(sizes), v.split(sizes), strict=False):
+    for start, run, *parts in zip(starts, layout.runs, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
         queries, keys, values = (x.unflatten(0, run).transpose(1, 2) for x in parts)  # (B, H, S, D)
         length, mask = run[1], None
         beyond = -length % vector
-        if 0 < beyond < length:  # more than half of a vector is worth a whole one
+        if 0 < beyond < length and beyond <= _MOST_BEYOND:
             keys, values = (_windows(x[start:], run, length + beyond).transpose(1, 2) for x in (k, v))
-            mask = _mask(length, length + beyond, q.dtype)
+            mask = edge[..., layout.max_seqlen - length : layout.max_seqlen + beyond]
         context = _scaled_dot_product(queries, keys, values, mask=mask, dropout_p=dropout_p)
         contexts.append(context.transpose(1, 2).flatten(0, 1))
     return torch.cat(contexts)  # (T, H, D)
 
 
-@cache
-def vector_width() -> int:
-    """Return a number of keys whose multiples attention is fastest for on this CPU; 1 where any number is as good.
+def _sees_whole_vectors(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Return whether attention is faster with whole vectors of keys, of which some are masked.
 
-    With AVX512 torch's kernel takes what is left over from the last 16 number by number: 31 keys take it 1.5 to 2 times
-    as long as 32, and 127 up to 3 times as long as 128 (Xeon with AMX, torch 2.13, 2026-12-01). With AVX2 alone
-    there is nothing to win.
+    torch's kernel for CPUs takes what is left over from the last 16 number by number: 31 keys take it 1.5 to 2 times
+    as long as 32 (`examples/benchmark/kernels.py`). What is masked has to be finite, as it always is but in fp16.
     """
-    return 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 1
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and q.dtype != torch.float16
+        and not any(x.requires_grad for x in (q, k, v))
+    )
 
 
 def _windows(x: Tensor, run: tuple[int, int], size: int) -> Tensor:
     """Return `size` rows from the first row of each sequence of a run that (R, H, D) begins with: (B, size, H, D).
 
-    They are views, but for the last run of all, after which zeros are put.
+    They are views, but where too few rows follow: zeros do then.
     """
     count, length = run
     missing = (count - 1) * length + size - len(x)
@@ -95,16 +100,11 @@ def _windows(x: Tensor, run: tuple[int, int], size: int) -> Tensor:
     return rows.as_strided((count, size, *x.shape[1:]), (length * row, row, *others))
 
 
-@lru_cache(maxsize=1024)
-def _mask(length: int, num_keys: int, dtype: torch.dtype) -> Tensor:
-    """Return what is added to the scores of `num_keys` keys, of which a sequence has `length`: (1, 1, 1, num_keys)."""
-    return torch.zeros(1, 1, 1, num_keys, dtype=dtype).index_fill(3, torch.arange(length, num_keys), -torch.inf)
-
-
 def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, dropout_p: float) -> Tensor:
     """Compute the attention of heads (B, H, S, D).
 
     mask: (B, 1, 1, S), True where there is something to see, or what is added to the scores.
+
     Written out it is without torch's care for rows that see nothing, and its masks of dropout are cheaper. Like torch's
     own on a CPU it is in fp32 then, whatever the precision of the heads.
     """

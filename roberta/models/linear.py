@@ -23,7 +23,8 @@ CpuEngine = Literal["torch", "numpy", "onednn"]
 CpuEngineChoice = Literal["auto", "torch", "numpy", "onednn"]
 CPU_ENGINES: tuple[CpuEngine, ...] = get_args(CpuEngine)
 
-_ROWS = 1024  # of a trial: a batch has some hundred tokens at least, and where there are many texts some thousand
+_ROWS = 512  # what weights are laid out for: a batch has some hundred tokens at least
+_TRIAL_ROWS = 1024  # and where there are many texts some thousand
 _ROUNDS = 3
 _WORTH_IT = 0.97  # of torch's time
 _PRECISIONS = {  # of other engines than torch
@@ -35,7 +36,7 @@ _PRECISIONS = {  # of other engines than torch
 class Linear(nn.Linear):
     """A linear map whose `engine` can be chosen. It counts in fp32 on a CPU; elsewhere torch's own product is taken.
 
-    "onednn" counts in bf16 too, but for frozen weights alone, without a gradient: fused optimizers change a weight
+    "onednn" counts in bf16 too, and for frozen weights alone, without a gradient: fused optimizers change a weight
     behind every check.
     """
 
@@ -167,9 +168,9 @@ def fastest_engine(parts: Mapping[Any, int], candidates: Sequence[CpuEngine]) ->
 
 def _seconds(part: Any, engine: CpuEngine) -> float:
     part.engine = engine
-    part.try_out(_ROWS)  # lays weights out, and fills the caches
+    part.try_out(_TRIAL_ROWS)  # lays weights out, and fills the caches
     start = time.perf_counter()
-    part.try_out(_ROWS)
+    part.try_out(_TRIAL_ROWS)
     return time.perf_counter() - start
 
 

@@ -134,8 +134,7 @@ def rounded_inputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return (T, C) as uint8, and of each row a scale and its lowest value (T, 1): x is about rounded * scale + low."""
     low = x.amin(dim=1, keepdim=True)  # faster than aminmax, which reads only once
     scale = _not_zero((x.amax(dim=1, keepdim=True) - low) / _LEVELS)
-    steps = 1.0 / scale
-    levels = (x * steps).add_(0.5 - low * steps)  # x - low would be a pass more, and is no nearer than x itself
+    levels = (x - low).mul_(1.0 / scale).add_(0.5)
     rounded = levels.to(torch.int16).to(torch.uint8)  # in two steps, which have fast kernels: a third of the time
     return rounded, scale, low
 

@@ -108,9 +108,17 @@ def test_a_model_in_half_precision_is_evaluated_in_the_precision_asked_for(preci
     assert hub.model.is_int8 == (precision == "int8")
 
 
-def test_fp16_is_not_for_a_cpu():
+def test_fp16_is_not_for_a_cpu(monkeypatch):
+    with pytest.raises(ConfigError, match="--precision fp16 is for GPUs; give fp32, bf16 or int8"):
+        evaluate.EvalConfig(device="cpu", precision="fp16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="--precision fp16 is for GPUs, and this is a CPU; give fp32, bf16 or int8"):
-        evaluate._model(evaluate.EvalConfig(model="roberta.mini", device="cpu", precision="fp16"))
+        evaluate._model(evaluate.EvalConfig(model="roberta.mini", precision="fp16"))
+
+
+def test_numpy_has_no_half_precision():
+    with pytest.raises(ConfigError, match="--cpu-engine numpy multiplies in fp32; leave out it, or --precision bf16"):
+        evaluate.EvalConfig(precision="bf16", cpu_engine="numpy")
 
 
 def test_int8_is_not_for_a_gpu():

@@ -40,27 +40,67 @@ def test_attention_is_a_softmax_within_each_sequence(lengths, compute):
     torch.testing.assert_close(compute(q, k, v, layout), written_out(q, k, v, lengths), atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("lengths", [*UNEQUAL, (5, 31, 31, 17, 16, 9, 31, 31), (40, 8, 9), (3, 30)])
-@pytest.mark.parametrize("width", [1, 8, 16])
-def test_sequences_see_whole_vectors_of_keys_and_none_but_their_own(lengths, width, monkeypatch):
-    layout = SequenceLayout.from_lengths(lengths)
-    _, q, k, v = random_qkv(layout)
-    expected = written_out(q, k, v, lengths)
-    whole, num_keys = F.scaled_dot_product_attention, []
+@pytest.fixture
+def num_keys(monkeypatch):
+    """On a processor with AVX512: how many keys the kernel is given in each call."""
+    whole, found = F.scaled_dot_product_attention, []
 
     def note_keys(q, k, v, **options):
-        num_keys.append(k.shape[2])
+        found.append(k.shape[2])
         return whole(q, k, v, **options)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", note_keys)
-    monkeypatch.setattr(attention_module, "vector_width", lambda: width)
-    torch.testing.assert_close(attention(q, k, v, layout), expected, atol=1e-12, rtol=0)
-    assert all(keys % width == 0 for keys in num_keys if keys > width / 2)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shown"),
+    [
+        ((5, 31, 31, 17, 16, 9, 31, 31), [5, 32, 17, 16, 16, 32]),
+        ((40, 8, 9), [48, 8, 16]),
+        ((30, 20, 4), [32, 32, 4]),
+        ((0, 9, 30), [16, 32]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)]
+)
+def test_sequences_see_whole_vectors_of_keys_and_none_but_their_own(lengths, shown, dtype, bound, num_keys):
+    layout = SequenceLayout.from_lengths(lengths)
+    _, q, k, v = (x.to(dtype) for x in random_qkv(layout))
+    with torch.inference_mode():
+        found = attention(q, k, v, layout)
+    expected = written_out(q.double(), k.double(), v.double(), lengths)
+    torch.testing.assert_close(found.double(), expected, atol=bound, rtol=0)
+    own = [length for _, length in layout.runs]
+    assert num_keys == (own if dtype == torch.float16 else shown)  # in fp16 a neighbour may not be finite
+
+
+@pytest.mark.parametrize("learned", ["q", "k", "v"])
+def test_with_gradients_sequences_see_their_own_keys_alone(learned, num_keys):
+    layout = SequenceLayout.from_lengths((31, 9))
+    _, *qkv = random_qkv(layout)
+    with torch.inference_mode():
+        attention(*qkv, layout)
+    assert num_keys == [32, 16]
+    given = dict(zip("qkv", (x.clone() for x in qkv), strict=True))
+    given[learned].requires_grad_()
+    attention(**given, layout=layout).sum().backward()
+    assert num_keys[2:] == [31, 9]
+
+
+def test_a_default_device_is_no_concern_of_attention(num_keys):
+    layout = SequenceLayout.from_lengths((31, 9))
+    _, *qkv = random_qkv(layout)
+    with torch.device("meta"):
+        found = attention(*qkv, layout)
+    torch.testing.assert_close(found, written_out(*qkv, (31, 9)), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", UNEQUAL)
 def test_sequences_of_unequal_length_are_not_padded_on_a_cpu(lengths, monkeypatch):
-    monkeypatch.setattr(attention_module, "vector_width", lambda: 1)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     layout = SequenceLayout.from_lengths(lengths)
     _, q, k, v = random_qkv(layout)
     shapes = []

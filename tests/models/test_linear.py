@@ -308,6 +308,22 @@ def test_auto_measures_what_can_be_taken_on_one_layer(monkeypatch, frozen, candi
     assert asked == [(parts, list(candidates))]
 
 
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_bf16_is_left_to_torch_where_a_processor_lacks_it(has_bf16, monkeypatch):
+    monkeypatch.setattr(engines, "_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(models, "fastest_engine", lambda maps, given: given[-1])
+    model, *_ = make_model()
+    model.requires_grad_(False).set_cpu_engine("onednn").bfloat16()
+    x = torch.randn(3, 16).bfloat16()
+    assert engines.counts_for("onednn", x, model.encoder.layers[0].fc1.weight) == has_bf16
+    if has_bf16:
+        assert model.set_cpu_engine("auto").cpu_engine == "onednn"
+    else:
+        with pytest.raises(ConfigError, match="no products in bf16 on this processor; choose torch, or use .float()"):
+            model.set_cpu_engine("onednn")
+        assert model.set_cpu_engine("auto").cpu_engine == "torch"
+
+
 def test_auto_is_torch_where_there_is_no_choice():
     model, *_ = make_model()
     assert model.bfloat16().set_cpu_engine("auto").cpu_engine == "torch"

@@ -19,7 +19,7 @@ def inputs(rows: int, dtype: torch.dtype = torch.float64):
 @pytest.mark.parametrize("few", [3, 16])
 def test_loss_and_gradients_equal_those_of_whole_logits(rows, few, monkeypatch):
     monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 8)  # pieces of 4 rows
-    monkeypatch.setitem(projection._ROWS, "cpu", few)
+    monkeypatch.setitem(projection._PART_BYTES, "cpu", few * 31 * 8)
     x, weight, bias, targets = inputs(rows)
     ours = projected_cross_entropy(x, weight, bias, targets)
     expected = F.cross_entropy(x @ weight.t() + bias, targets, reduction="sum")
@@ -59,9 +59,10 @@ def test_large_logits_do_not_overflow():
     torch.testing.assert_close(ours, F.cross_entropy(x * 1e4 @ weight.t() + bias, targets, reduction="sum"))
 
 
-@pytest.mark.parametrize("few", [4, 16])
-def test_autocast_keeps_the_softmax_in_single_precision(few, monkeypatch):
-    monkeypatch.setitem(projection._ROWS, "cpu", few)
+@pytest.mark.parametrize(("piece", "few"), [(2, 4), (4, 3), (9, 2), (9, 9)])
+def test_autocast_keeps_the_softmax_in_single_precision(piece, few, monkeypatch):
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", piece * 31 * 4)  # the last piece has one row of nine
+    monkeypatch.setitem(projection._PART_BYTES, "cpu", few * 31 * 4)
     x, weight, bias, targets = inputs(9, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = projected_cross_entropy(x, weight, bias, targets)

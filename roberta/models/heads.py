@@ -85,7 +85,7 @@ class MaskedLMHead(nn.Module):
 
     @property
     def _projection(self) -> Tensor:
-        return self._embed_tokens[0].weight if self.weight is None else self.weight  # (V, C)
+        return self._embed_tokens[0].projection if self.weight is None else self.weight  # (V, C)
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,13 @@ class RobertaModel(nn.Module):
         Returns (M, C) features, or (M, K) outputs of `head`, or with `targets` (M,) the summed loss of a head that
         has one of its own.
         """
-        rows = self.encoder(tokens, layout, perturb, select)  # (M, C)
         if head is None:
-            return rows
+            return self.encoder(tokens, layout, perturb, select)  # (M, C)
         module: Any = self.heads[head]
-        return module(rows) if targets is None else module.loss(rows, targets)
+        if targets is None:
+            return module(self.encoder(tokens, layout, perturb, select))
+        with self.encoder.embed_tokens.shared():
+            return module.loss(self.encoder(tokens, layout, perturb, select), targets)
 
     def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> "RobertaModel":
         """Choose what multiplies the matrices of the layers and the vocabulary on a CPU, and return self.

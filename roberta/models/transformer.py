@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from roberta.layout import SequenceLayout
 from roberta.models.attention import attention, attention_probabilities
 from roberta.models.dropout import dropout
+from roberta.models.embedding import TokenEmbedding
 from roberta.models.linear import Linear
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class TransformerEncoder(nn.Module):
         self.drops_all = False  # where layers are dropped at all: every one, for a batch that counts for nothing
         self.first_position = config.padding_idx + 1
         rows = self.first_position + config.max_positions
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embed_dim, config.padding_idx)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.embed_dim, config.padding_idx)
         self.embed_positions = nn.Embedding(rows, config.embed_dim, config.padding_idx)
         self.layernorm_embedding = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.encoder_layers))

@@ -113,18 +113,26 @@ def measure_dropout(rows: int, heads: int, width: int, given: argparse.Namespace
 
 @torch.inference_mode()
 def measure_keys(length: int, heads: int, width: int, dtype: torch.dtype, given: argparse.Namespace) -> Row:
-    """Return the row of sequences of one length, with a longer one before them, so that none are padded."""
-    count = 16
-    layout = SequenceLayout.from_lengths([length + 1, *[length] * count])
+    """Return the row of sequences of one length; the first of them has 16 tokens more, so that none are padded."""
+    runs = ((1, length + 16), (16, length))
+    layout = SequenceLayout.from_lengths([length for count, length in runs for _ in range(count)])
     qkv = torch.randn(layout.num_tokens, 3, heads, width // heads).to(dtype)
-    q, k, v = (x[length + 1 :].unflatten(0, (count, length)).transpose(1, 2) for x in qkv.unbind(1))
-    works: dict[str, Callable[[], Tensor]] = {
-        "torch": lambda: F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1),
-        "ours": lambda: attention(*qkv.unbind(1), layout),
-    }
+
+    def torchs() -> Tensor:
+        parts = qkv.split([count * length for count, length in runs])
+        contexts = []
+        for run, part in zip(runs, parts, strict=True):
+            q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in part.unbind(1))
+            contexts.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+        return torch.cat(contexts)
+
+    works: dict[str, Callable[[], Tensor]] = {"torch": torchs, "ours": lambda: attention(*qkv.unbind(1), layout)}
+    torch.testing.assert_close(works["ours"](), torchs(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     timings = interleaved(works, repeats=10 * given.repeats, processor_time=given.processor_time)
-    shares = {"torch": count, "ours": count + 1}
-    return {"keys": length, **{name: 1e6 * timing.median / shares[name] for name, timing in timings.items()}}
+    return {
+        "keys": length,
+        **{name: 1e6 * timing.median / layout.num_sequences for name, timing in timings.items()},
+    }
 
 
 def main() -> None:

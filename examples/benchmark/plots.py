@@ -25,7 +25,7 @@ RATIO, BASELINE = "x baseline", "Hugging Face, batches as given"
 PARTS = ("engine", "precision", "order")  # of a bar's name
 TIMING = ("--json", "--processor-time")
 OURS, PEER = "#3465a4", "#b8b8b8"
-BAR, HEAD, WIDTH = 0.22, 0.75, 7.5  # inches: of a bar, of a panel's title and axis, of the figure
+BAR, HEAD, WIDTH = 0.22, 0.85, 7.5  # inches: of a bar, of a panel's title and axis, of the figure
 STYLE: Any = {  # the same rows give the same file
     "svg.hashsalt": "roberta",
     "svg.fonttype": "none",
@@ -43,19 +43,20 @@ def read_rows(path: Path) -> list[Row]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            rows += [row] if RATIO in row and row["command"] else []
+            rows += [row] if RATIO in row and row["command"] and row["machine"] else []
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError(f"{path}:{number}: not a row of a benchmark; make them with --json") from error
     return rows
 
 
 def tables(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each table under its title: the command, and the dropout where rows tell of it."""
+    """Return the rows of each table under its title: machine and command, and the dropout where rows tell of it."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         title = " ".join(word for word in row["command"].split() if word not in TIMING)
         if "dropout" in row:
             title += f"; dropout {row['dropout']:g}"
+        title += f"\n{row['machine']}"
         found.setdefault(title, []).append(row)
     return found
 

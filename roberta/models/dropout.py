@@ -48,7 +48,7 @@ def draws_itself(count: int, device: torch.device) -> bool:
 def torch_draws_one_by_one() -> bool:
     """Return whether torch draws the masks of a CPU number by number, in one thread.
 
-    On processors of Intel's it leaves them to all threads of MKL, for one number of its own generator.
+    It has a way to leave them to all threads of MKL on processors of Intel's, for one number of its own generator.
     """
     states = []
     for count in (1000, 2000):

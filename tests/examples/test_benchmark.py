@@ -57,7 +57,8 @@ def test_processor_time_leaves_out_what_others_compute(measuring):
 
 
 def rows_of(engine, **fields):
-    return {"engine": engine, "x baseline": 1.5, "command": "training.py --json --repeats 1", **fields}
+    origin = {"command": "training.py --json --repeats 1", "machine": "x86_64 AVX2"}
+    return {"engine": engine, "x baseline": 1.5, **origin, **fields}
 
 
 def test_plots_are_the_same_for_the_same_rows(tmp_path):
@@ -80,7 +81,7 @@ def test_plots_are_the_same_for_the_same_rows(tmp_path):
 
 
 def test_plots_name_the_line_that_is_no_row(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"x baseline": 1.0, "command": "a"}\nTraceback\n', encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows_of("roberta")) + "\nTraceback\n", encoding="utf-8")
     command = [sys.executable, FOLDER / "plots.py", tmp_path / "rows.jsonl"]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert finished.returncode == 1

@@ -74,13 +74,13 @@ def test_sequences_see_whole_vectors_of_keys_and_none_but_their_own(lengths, sho
     expected = written_out(q.double(), k.double(), v.double(), lengths)
     torch.testing.assert_close(found.double(), expected, atol=bound, rtol=0)
     own = [length for _, length in layout.runs]
-    assert num_keys == (own if dtype == torch.float16 else shown)  # in fp16 a neighbour may not be finite
+    assert num_keys == (shown if dtype == torch.bfloat16 else own)
 
 
 @pytest.mark.parametrize("learned", ["q", "k", "v"])
 def test_with_gradients_sequences_see_their_own_keys_alone(learned, num_keys):
     layout = SequenceLayout.from_lengths((31, 9))
-    _, *qkv = random_qkv(layout)
+    qkv = [x.bfloat16() for x in random_qkv(layout)[1:]]
     with torch.inference_mode():
         attention(*qkv, layout)
     assert num_keys == [32, 16]
@@ -92,10 +92,11 @@ def test_with_gradients_sequences_see_their_own_keys_alone(learned, num_keys):
 
 def test_a_default_device_is_no_concern_of_attention(num_keys):
     layout = SequenceLayout.from_lengths((31, 9))
-    _, *qkv = random_qkv(layout)
+    qkv = [x.bfloat16() for x in random_qkv(layout)[1:]]
     with torch.device("meta"):
         found = attention(*qkv, layout)
-    torch.testing.assert_close(found, written_out(*qkv, (31, 9)), atol=1e-12, rtol=0)
+    expected = written_out(*(x.double() for x in qkv), (31, 9))
+    torch.testing.assert_close(found.double(), expected, atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", UNEQUAL)

@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -25,7 +26,8 @@ RATIO, BASELINE = "x baseline", "Hugging Face, batches as given"
 PARTS = ("engine", "precision", "order")  # of a bar's name
 TIMING = ("--json", "--processor-time")
 OURS, PEER = "#3465a4", "#b8b8b8"
-BAR, HEAD, WIDTH = 0.22, 0.85, 7.5  # inches: of a bar, of a panel's title and axis, of the figure
+BAR, HEAD, LINE, WIDTH = 0.22, 0.5, 0.13, 7.5  # inches: of a bar, a panel's axis, a line of its title, the figure
+COLUMNS = 90  # of a title
 STYLE: Any = {  # the same rows give the same file
     "svg.hashsalt": "roberta",
     "svg.fonttype": "none",
@@ -54,9 +56,9 @@ def tables(rows: Sequence[Row]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         title = " ".join(word for word in row["command"].split() if word not in TIMING)
+        title = fill(title, COLUMNS, break_on_hyphens=False) + f"\n{row['machine']}"
         if "dropout" in row:
             title += f"; dropout {row['dropout']:g}"
-        title += f"\n{row['machine']}"
         found.setdefault(title, []).append(row)
     return found
 
@@ -77,7 +79,7 @@ def draw(axes: Axes, title: str, rows: Sequence[Row]) -> None:
 
 def write(path: Path, panels: Mapping[str, Sequence[Row]]) -> None:
     """Write panels, one below the other."""
-    heights = [HEAD + BAR * len(rows) for rows in panels.values()]
+    heights = [HEAD + LINE * len(title.splitlines()) + BAR * len(rows) for title, rows in panels.items()]
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)

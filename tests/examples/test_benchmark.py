@@ -77,7 +77,7 @@ def test_plots_are_the_same_for_the_same_rows(tmp_path):
         drawn.append({path.name: path.read_text(encoding="utf-8") for path in (tmp_path / name).iterdir()})
     assert drawn[0] == drawn[1]
     assert set(drawn[0]) == {"inference.svg", "training.svg"}
-    assert "training.py --repeats 1; dropout 0.1" in drawn[0]["training.svg"]
+    assert "x86_64 AVX2; dropout 0.1" in drawn[0]["training.svg"]
 
 
 def test_plots_name_the_line_that_is_no_row(tmp_path):

@@ -48,8 +48,6 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.precision == "int8" and self.device == "cuda":
             raise ConfigError("--precision int8 is for CPUs; leave it out, or give --device cpu")
-        if self.precision == "fp16" and self.device == "cpu":
-            raise ConfigError("--precision fp16 is for GPUs; give fp32, bf16 or int8")
         if self.precision in ("bf16", "fp16") and self.cpu_engine == "numpy":
             raise ConfigError(f"--cpu-engine numpy multiplies in fp32; leave out it, or --precision {self.precision}")
         if self.precision == "int8" and self.cpu_engine != "torch":

@@ -145,6 +145,8 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.backends.mkldnn.is_available():
         parser.error("this build of torch has no oneDNN")
+    if given.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        parser.error("this processor has no bf16")
     config, dtype = preset_config(given.preset), dtype_of(given.precision)
     heads = config.attention_heads
     width, inner = config.embed_dim, config.ffn_embed_dim

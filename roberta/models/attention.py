@@ -60,8 +60,9 @@ def _attention_by_run(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *
     sizes = [count * length for count, length in layout.runs]
     starts = accumulate(sizes[:-1], initial=0)
     vector = _VECTOR if dropout_p == 0.0 and _sees_whole_vectors(q, k, v) else 1
-    edge = q.new_zeros(1, 1, 1, layout.max_seqlen + vector)  # what is added to scores: masks are parts of it
-    edge[..., layout.max_seqlen :] = -torch.inf
+    if vector > 1:
+        edge = q.new_zeros(1, 1, 1, layout.max_seqlen + vector)  # what is added to scores: masks are parts of it
+        edge[..., layout.max_seqlen :] = -torch.inf
     contexts = []
     for start, run, *parts in zip(starts, layout.runs, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
         queries, keys, values = (x.unflatten(0, run).transpose(1, 2) for x in parts)  # (B, H, S, D)

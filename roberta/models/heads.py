@@ -7,6 +7,7 @@ Shapes: M selected rows, C embed_dim, K outputs, V vocabulary.
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,7 @@ from roberta.config import option
 from roberta.errors import ConfigError
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import check_rates, dropout
+from roberta.models.embedding import projection, shared
 from roberta.models.linear import CpuEngine, linear
 from roberta.models.projection import projected_cross_entropy
 from roberta.models.transformer import Activation, TransformerEncoder, activation, init_weights
@@ -63,10 +65,14 @@ class MaskedLMHead(nn.Module):
 
     def loss(self, rows: Tensor, targets: Tensor) -> Tensor:
         """Return the summed negative log-likelihood of `targets` (M,) under the logits of (M, C), in nats."""
-        rows = self._transform(rows)
+        weight = projection(self._embed_tokens[0]) if self.weight is None else self.weight
         return projected_cross_entropy(
-            rows, self._projection, self.bias, targets, self.engine, compiled=self.is_compiled
+            self._transform(rows), weight, self.bias, targets, self.engine, compiled=self.is_compiled
         )
+
+    def sharing(self) -> AbstractContextManager[None]:
+        """Return a context in which the features and the loss of a pass have one gradient of a tied matrix."""
+        return nullcontext() if self.weight is not None else shared(self._embed_tokens[0])
 
     def _transform(self, rows: Tensor) -> Tensor:
         return self.layer_norm(self.activation(self.dense(rows)))  # (M, C)
@@ -85,7 +91,7 @@ class MaskedLMHead(nn.Module):
 
     @property
     def _projection(self) -> Tensor:
-        return self._embed_tokens[0].projection if self.weight is None else self.weight  # (V, C)
+        return self._embed_tokens[0].weight if self.weight is None else self.weight  # (V, C)
 
 
 @dataclass(frozen=True)

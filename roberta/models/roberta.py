@@ -5,6 +5,7 @@ Shapes: B sequences, T packed tokens, M selected rows, C embed_dim, K outputs of
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -128,7 +129,7 @@ class RobertaModel(nn.Module):
         module: Any = self.heads[head]
         if targets is None:
             return module(self.encoder(tokens, layout, perturb, select))
-        with self.encoder.embed_tokens.shared():
+        with module.sharing() if hasattr(module, "sharing") else nullcontext():
             return module.loss(self.encoder(tokens, layout, perturb, select), targets)
 
     def set_cpu_engine(self, engine: CpuEngineChoice = "auto") -> "RobertaModel":

@@ -1,11 +1,13 @@
 """The gradient of a matrix that is looked up at one end of a model and projected with at the other."""
 
+from threading import Thread
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from roberta.layout import SequenceLayout
-from roberta.models.embedding import TokenEmbedding
+from roberta.models.embedding import TokenEmbedding, projection
 from roberta.models.heads import ClassificationHeadConfig, MaskedLMHeadConfig
 from roberta.models.roberta import RobertaConfig, RobertaModel
 
@@ -86,6 +88,49 @@ def test_what_is_looked_up_may_take_no_part():
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["inside", "before", "in another thread"])
+def test_a_look_up_without_gradients_takes_none_away(how, monkeypatch):
+    """As a clean pass beside a perturbed one does, an encoder that learns nothing of what is looked up, and threads."""
+    model = make_model()
+    embedding, found = model.encoder.embed_tokens, []
+
+    @torch.no_grad()
+    def look_up(x):
+        embedding(TOKENS)
+        return x
+
+    def in_a_thread(x):
+        thread = Thread(target=look_up, args=(x,))
+        thread.start()
+        thread.join()
+        return x
+
+    for is_shared in (True, False):
+        if not is_shared:
+            monkeypatch.setattr(TokenEmbedding, "forward", torch.nn.Embedding.forward)
+        if how == "before":
+            monkeypatch.setattr(model.encoder, "embed", torch.no_grad()(model.encoder.embed))
+        perturb = {"inside": look_up, "before": None, "in another thread": in_a_thread}[how]
+        found.append(gradients(loss_of(model, perturb=perturb), model))
+        monkeypatch.undo()
+    assert embedding.weight.grad is not None
+    for shared, apart in zip(*found, strict=True):
+        assert torch.equal(shared, apart)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_plain_embedding_in_its_place_has_the_same_gradients(tied):
+    model = make_model(tied=tied)
+    wanted = gradients(loss_of(model), model)
+    plain = torch.nn.Embedding(60, 16, PAD)
+    plain.weight = model.encoder.embed_tokens.weight
+    model.encoder.embed_tokens = plain
+    if tied:
+        model.heads["lm"]._embed_tokens = (plain,)
+    for gradient, other in zip(gradients(loss_of(model), model), wanted, strict=True):
+        assert torch.equal(gradient, other)
+
+
 @pytest.mark.parametrize("case", ["no gradients", "frozen", "an error"])
 def test_nothing_stays_shared(case):
     model = make_model()
@@ -99,5 +144,5 @@ def test_nothing_stays_shared(case):
     else:
         with pytest.raises(IndexError):
             loss_of(model, perturb=lambda x: x[:, 99])
-    assert embedding.projection is embedding.weight
+    assert projection(embedding) is embedding.weight
     assert embedding(TOKENS).grad_fn is None or embedding(TOKENS).grad_fn.name() == "EmbeddingBackward0"

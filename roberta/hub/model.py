@@ -44,12 +44,19 @@ class HubModel(nn.Module):
         config = self.model.config
         return (
             f"{type(self).__name__}({config.encoder_layers} layers, embed_dim {config.embed_dim}, "
-            f"{in_millions(self.model.num_parameters)}M parameters{' in int8' * self.model.is_int8}, "
+            f"{in_millions(self.model.num_parameters)}M parameters{self._precision}, "
             f"{'' if self.model.cpu_engine == 'torch' else f'products by {self.model.cpu_engine}, '}"
             f"vocabulary {config.vocab_size}, max_tokens {self.max_tokens}, "
             f"heads: {', '.join(self.model.heads) or 'none'}, {self.device}, "
             f"{'training' if self.training else 'evaluation'} mode)"
         )
+
+    @property
+    def _precision(self) -> str:
+        """Return in which number format the parameters are; nothing for single precision."""
+        dtype = self.model.encoder.embed_tokens.weight.dtype
+        name = "int8" if self.model.is_int8 else str(dtype).removeprefix("torch.")
+        return "" if name == "float32" else f" in {name}"
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
 """The hub interface, on a small random model with the real vocabulary, and on fairseq's golden files."""
 
+import copy
 import json
 
 import pytest
@@ -188,6 +189,9 @@ def test_half_precision_and_modes_act_on_the_model():
 def test_the_representation_tells_what_the_model_is(roberta):
     assert "2 layers, embed_dim 16" in repr(roberta)
     assert "heads: lm, mnli" in repr(roberta)
+    assert " in " not in repr(roberta)
+    assert "parameters in bfloat16, " in repr(copy.deepcopy(roberta).bfloat16())
+    assert "parameters in int8, " in repr(copy.deepcopy(roberta).int8())
 
 
 def test_a_name_that_is_nothing_is_refused_with_the_releases():

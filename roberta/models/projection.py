@@ -69,7 +69,9 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         width = len(weight) + -len(weight) % _ALIGNED[rows.device.type]
 
         def grid(size: int, dtype: torch.dtype) -> Tensor:
-            return rows.new_empty(size, width, dtype=dtype)[:, : len(weight)]
+            cells = rows.new_empty(size, width, dtype=dtype)
+            cells[:, len(weight) :] = 0.0  # oneDNN reads them with AMX, times zero, and what was there may be nan
+            return cells[:, : len(weight)]
 
         # What half precision multiplies is beside its fp32 form: the logits before, and their gradients after.
         shared = 0 if compiled else min(piece, len(rows))

@@ -53,6 +53,23 @@ def test_the_gradient_of_a_wide_weight_is_not_rounded_to_half():
     assert not torch.equal(gradient, gradient.half().float())
 
 
+@pytest.mark.parametrize("rows", [1, 20, 154])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_nothing_is_read_that_was_not_written(rows, autocast, monkeypatch):
+    """With new memory that is full of nan; rows of logits have room behind them, which oneDNN reads with AMX."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    x, weight, bias, targets = inputs(rows, torch.float32)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = projected_cross_entropy(x, weight, bias, targets)
+        gradients = torch.autograd.grad(loss, (x, weight, bias))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(tensor.isfinite().all() for tensor in (loss, *gradients))
+
+
 def test_large_logits_do_not_overflow():
     x, weight, bias, targets = inputs(3, torch.float32)
     ours = projected_cross_entropy(x * 1e4, weight, bias, targets)

@@ -70,7 +70,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
 
         def grid(size: int, dtype: torch.dtype) -> Tensor:
             cells = rows.new_empty(size, width, dtype=dtype)
-            cells[:, len(weight) :] = 0.0  # oneDNN reads them with AMX, times zero, and what was there may be nan
+            cells[:, len(weight) :].zero_()  # oneDNN reads them with AMX, times zero, and what was there may be nan
             return cells[:, : len(weight)]
 
         # What half precision multiplies is beside its fp32 form: the logits before, and their gradients after.

@@ -80,8 +80,8 @@ def _sees_whole_vectors(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Return whether attention is faster with whole vectors of keys, of which some are masked.
 
     torch's kernel for CPUs takes what is left over from the last 16 number by number. In bf16 windows of SQuAD's take
-    1.4 times as long for it, and pairs of MNLI's 1.0 to 1.1 times; in fp32 there is next to nothing to win (two cores
-    with AMX, torch 2.13, 2026-12-01). What is masked has to be finite, which the range of bf16 sees to.
+    1.4 times as long for it, and pairs of MNLI's 0.96 to 1.2 times; in fp32 it depends on the lengths which is faster
+    (two cores with AMX, torch 2.13, 2026-12-01). What is masked has to be finite, which the range of bf16 sees to.
     """
     return (
         q.dtype == torch.bfloat16

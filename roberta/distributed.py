@@ -6,7 +6,8 @@ and nowhere else. With fully sharded models (FSDP2) a parameter is a DTensor; `w
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -16,11 +17,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from roberta.errors import ConfigError, TrainingError
-from roberta.failures import lost_process
+from roberta.errors import ConfigError, LostProcessError, TrainingError
+from roberta.failures import reason_of
 
 Parallelism = Literal["ddp", "fsdp"]
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_OF_PROCESSES = ("gloo", "NCCL", "ProcessGroup", "Connection closed by peer", "Connection reset by peer")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,34 @@ class World:
         if self.size > 1:
             self._together(dist.barrier)
 
+    @contextmanager
+    def watched(self, num_updates: Callable[[], int]) -> Iterator[None]:
+        """Train, validate and save in the block; should another rank be lost, say after which update.
+
+        Raises:
+            LostProcessError: a rank was lost, or did not answer within the time-out.
+        """
+        try:
+            yield
+        except LostProcessError as error:
+            cause = error.__cause__ or error
+            raise self._lost(cause, f" after update {num_updates()}") from cause
+        except RuntimeError as error:
+            if self.size == 1 or not _is_of_processes(error):
+                raise
+            raise self._lost(error, f" after update {num_updates()}") from error
+
     def _together(self, operation: Callable[[], object]) -> None:
         try:
             operation()
         except RuntimeError as error:
-            raise lost_process(self.rank, self.size, error) from error
+            raise self._lost(error) from error
+
+    def _lost(self, cause: BaseException, place: str = "") -> LostProcessError:
+        return LostProcessError(
+            f"rank {self.rank} of {self.size}: another rank was lost or hangs{place} ({reason_of(cause)}); see its "
+            "messages above, then start again with --resume; one that is only slow needs a longer --timeout-minutes"
+        )
 
 
 SINGLE = World(0, 1, torch.device("cpu"))
@@ -132,6 +157,10 @@ def leave_world() -> None:
     """End the connection with the other ranks, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _is_of_processes(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in _OF_PROCESSES)
 
 
 def _store(rank: int, size: int, timeout: timedelta) -> dist.Store:

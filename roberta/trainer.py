@@ -27,7 +27,7 @@ from roberta.data.tokenizer import Tokenizer
 from roberta.devices import attention_backend, autocast, choose_device
 from roberta.distributed import forget_gathered, join_world, parallelise, synchronise_gradients, whole
 from roberta.errors import CheckpointError, DataError, PreemptionError
-from roberta.failures import explained
+from roberta.failures import explained_memory
 from roberta.gradients import Gradients
 from roberta.interruption import Interruption
 from roberta.layout import Batch
@@ -110,10 +110,11 @@ class Trainer:
         """
         with self.run_folder.alone():
             self._open_run()
-            metrics = self._train()
+            with self.world.watched(lambda: self.position.num_updates):
+                metrics = self._train() or self._evaluate()
         if self._has_lost_patience():
             logger.info("no better %s in %d validations: stopped", self.valid_samples.metric, self.config.patience)
-        return metrics or self._evaluate()
+        return metrics
 
     def _train(self) -> dict[str, float]:
         """Make all updates, and return the metrics of the last validation, if there was one."""
@@ -129,7 +130,7 @@ class Trainer:
         self.meter.begin()
         with bar, self.run_folder.logs(self.position.num_updates) as logs, Interruption() as interruption:
             for sample_ids in self._updates():
-                with self._explained(sample_ids):
+                with self._explained_memory(sample_ids):
                     with self.meter.data_wait():
                         micro_batches = [None if ids is None else self._batch(ids) for ids in sample_ids]
                     is_interrupted = self.train_step(micro_batches, interrupted=interruption.requested)
@@ -187,10 +188,10 @@ class Trainer:
         self.timetable.spend(seconds, self.position)
         return interruptions > 0
 
-    def _explained(self, sample_ids: Sequence[NDArray[np.int64] | None]) -> AbstractContextManager[None]:
+    def _explained_memory(self, sample_ids: Sequence[NDArray[np.int64] | None]) -> AbstractContextManager[None]:
         mine = [index for ids in sample_ids if ids is not None for index in ids.tolist()]
         update = self.position.num_updates + 1
-        return explained(rank=self.world.rank, world_size=self.world.size, update=update, sample_ids=mine)
+        return explained_memory(rank=self.world.rank, world_size=self.world.size, update=update, sample_ids=mine)
 
     def _step(self, sample_ids: tuple[int, ...], num_targets: float) -> None:
         is_fit = self.gradients.take(self.model.parameters(), sample_ids, self.position, num_targets=num_targets)

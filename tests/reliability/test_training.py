@@ -23,7 +23,7 @@ from roberta.checkpoint import native
 from roberta.checkpoint.background import BackgroundWriter, snapshot
 from roberta.distributed import World
 from roberta.errors import LostProcessError, StorageError, TrainingError
-from roberta.failures import explained
+from roberta.failures import explained_memory
 from roberta.recipe import FREE_ON_RESUME
 from roberta.trainer import Trainer
 from tests.reliability.building import make_data, make_recipe
@@ -60,7 +60,7 @@ def test_16_17_a_lost_or_hanging_process_ends_the_others_with_a_message(number, 
         print(json.dumps({"signal": number.name, "seconds until the other ended": round(time.monotonic() - begun, 1)}))
         assert first.returncode == TrainingError.exit_code, message
         assert re.search(
-            r"error: rank 0 of 2: another rank was lost or hangs at update \d+ \(.*--timeout-minutes", message
+            r"error: rank 0 of 2: another rank was lost or hangs after update \d+ \(.*--timeout-minutes", message
         )
         native.verify(native.newest(tmp_path / "run"))
     finally:
@@ -105,7 +105,7 @@ def fail_alone(error: Exception) -> None:
 
 def fail(error: Exception, *, rank: int = 0, world_size: int = 1, sample_ids: Sequence[int] = ()) -> None:
     """Raise an error within update 7."""
-    with explained(rank=rank, world_size=world_size, update=7, sample_ids=sample_ids):
+    with explained_memory(rank=rank, world_size=world_size, update=7, sample_ids=sample_ids):
         raise error
 
 
@@ -139,25 +139,39 @@ def test_48_out_of_memory_of_any_device_is_one_line(error):
 LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
 
 
+def lose(error: Exception, *, world_size: int = 2) -> None:
+    """Raise an error after update 7."""
+    with World(0, world_size, torch.device("cpu")).watched(lambda: 7):
+        raise error
+
+
 @pytest.mark.parametrize("error", [LOST, torch.distributed.DistBackendError("NCCL error")])
 def test_16_a_process_that_is_lost_in_a_backward_pass_is_named(error):
-    with pytest.raises(TrainingError, match="rank 0 of 2: another rank was lost or hangs at update 7"):
-        fail(error, world_size=2)
+    with pytest.raises(LostProcessError, match="rank 0 of 2: another rank was lost or hangs after update 7"):
+        lose(error)
 
 
 def test_16_a_process_that_is_lost_between_exchanges_is_named_with_the_update():
     world = World(0, 2, torch.device("cpu"))
     with (
-        pytest.raises(LostProcessError, match=r"rank 0 of 2: another rank was lost or hangs at update 7 \(gone\); see"),
-        explained(rank=0, world_size=2, update=7, sample_ids=()),
+        pytest.raises(LostProcessError, match=r"of 2: another rank was lost or hangs after update 7 \(gone\); see"),
+        world.watched(lambda: 7),
     ):
         world._together(lambda: fail_alone(RuntimeError("gone")))
+
+
+@pytest.mark.parametrize("part", ["_validate", "_save"])
+def test_16_a_process_that_is_lost_in_a_validation_or_a_save_is_named_with_the_update(part, tmp_path, monkeypatch):
+    trainer = Trainer(make_recipe(make_data(tmp_path / "data"), tmp_path / "run", 3))
+    monkeypatch.setattr(trainer, part, lambda *_: trainer.world._together(lambda: fail_alone(RuntimeError("gone"))))
+    with pytest.raises(LostProcessError, match=r"another rank was lost or hangs after update 3 \(gone\); see"):
+        trainer.train()
 
 
 @pytest.mark.parametrize(("error", "world_size"), [(RuntimeError("size mismatch"), 2), (LOST, 1)])
 def test_16_other_errors_stay_as_they_are(error, world_size):
     with pytest.raises(RuntimeError) as caught:
-        fail(error, world_size=world_size)
+        lose(error, world_size=world_size)
     assert caught.value is error
 
 

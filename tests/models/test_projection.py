@@ -33,7 +33,7 @@ def test_loss_and_gradients_equal_those_of_whole_logits(rows, few, monkeypatch):
 def test_what_is_compiled_computes_the_same(dtype, monkeypatch):
     """Without the compiler, whose own part `--compile` in the slow tests runs."""
     monkeypatch.setattr(projection, "_compiled", lambda: projection._cross_entropy_of_products)
-    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 8)  # pieces of 4 rows or 8
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * dtype.itemsize)  # pieces of 4 rows
     x, weight, bias, targets = inputs(9, torch.promote_types(dtype, torch.float32))
     found, wanted = [], []
     for compiled, results in ((True, found), (False, wanted)):
@@ -87,8 +87,9 @@ def test_large_logits_do_not_overflow():
 
 @pytest.mark.parametrize(("piece", "few"), [(2, 4), (4, 3), (9, 2), (9, 9)])
 def test_autocast_keeps_the_softmax_in_single_precision(piece, few, monkeypatch):
-    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", piece * 31 * 4)  # the last piece has one row of nine
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", piece * 31 * 2)  # the last piece has one row of nine
     monkeypatch.setitem(projection._PART_BYTES, "cpu", few * 31 * 4)
+    monkeypatch.setitem(projection._SLAB_BYTES, "cpu", 8 * 6 * 4)  # 8 of 31 symbols
     x, weight, bias, targets = inputs(9, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = projected_cross_entropy(x, weight, bias, targets)

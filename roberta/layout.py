@@ -21,9 +21,10 @@ NO_TARGET = -1  # the target of a question whose right option is not known: loss
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Return a tensor on a device; a GPU fetches it from pinned memory, while the host goes on."""
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+    is_to_gpu = torch.device(device).type == "cuda"
+    if is_to_gpu and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=is_to_gpu)  # what comes to the host is complete when it is read
 
 
 @dataclass(frozen=True)

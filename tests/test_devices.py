@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from roberta.checkpoint.onnx_format import PaddedModel
 from roberta.criterions.masked_lm import MaskedLMLoss, MaskedLMLossConfig
 from roberta.criterions.sentence_prediction import SentencePredictionLoss, SentencePredictionLossConfig
 from roberta.criterions.sentence_ranking import SentenceRankingLoss, SentenceRankingLossConfig
@@ -142,6 +143,15 @@ def test_losses_are_computed_on_the_gpu_alone(criterion, dtype, lengths, trainin
         loss, sums = criterion(model, batch_for(criterion, lengths))
         assert {loss.device, *(value.device for value in sums.values())} == {GPU}
         assert loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_graph_for_export_is_computed_where_attention_has_a_kernel_for_packed_tokens(dtype, model, monkeypatch):
+    model = copy.deepcopy(model).eval()
+    with pretended_gpu(monkeypatch):
+        put_there(model, dtype)
+        features = PaddedModel(model)(ids(2, 3))
+        assert (features.shape, features.device, features.dtype) == ((2, 3, 24), GPU, dtype)
 
 
 @pytest.mark.parametrize(("build", "config"), [(adam, AdamConfig()), (muon, MuonConfig())])

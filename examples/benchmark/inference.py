@@ -229,6 +229,8 @@ def peers(model: RobertaModel, given: argparse.Namespace, folder: Path) -> list[
     found = [peer for precision in given.precision for peer in by_engine(model, precision, given)]
     if given.compile:
         found += [Peer(f"{OURS} compiled", name, ours(own(model, name, given, compiled=True))) for name in floats]
+    if given.ours:
+        return found
     if fairseq_peer.is_installed():
         for precision in floats:
             theirs, _ = fairseq_peer.twin(model)
@@ -362,6 +364,7 @@ def main() -> None:
         action="store_true",
         help="compiled forms of ours and transformers' too",
     )
+    parser.add_argument("--ours", action="store_true", help="this library alone")
     add_engine_option(parser)
     add_timing_options(parser)
     given = parser.parse_args()

@@ -32,7 +32,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout, *, dropou
     the same; sequences of unequal length need not be padded to the longest where a device has a better way.
     """
     # For blocks of one length cuDNN's kernel is the fastest, but it makes a plan for each new length of a text.
-    if _has_variable_length_kernel(q) and not (layout.is_uniform and q.requires_grad):
+    is_packed = isinstance(layout, SequenceLayout)  # and no grid of a graph for export, whose lengths nobody knows
+    if is_packed and _has_variable_length_kernel(q) and not (layout.is_uniform and q.requires_grad):
         return _variable_length_attention(q, k, v, layout, dropout_p=dropout_p)
     if q.device.type == "cpu" and layout.runs and not layout.is_uniform:
         return _attention_by_run(q, k, v, layout, dropout_p=dropout_p)

@@ -75,21 +75,24 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         def grid(size: int, dtype: torch.dtype) -> Tensor:
             cells = rows.new_empty(size, width, dtype=dtype)
             cells[:, len(weight) :].zero_()  # oneDNN reads them with AMX, times zero, and what was there may be nan
-            return cells[:, : len(weight)]
+            return cells
 
         # What half precision multiplies is beside its fp32 form: the logits before, and their gradients after.
         shared = 0 if compiled else min(piece, len(rows))
         few = max(1, _PART_BYTES[rows.device.type] // (wide.itemsize * len(weight)))
-        products = grid(shared, rows.dtype)
-        buffer = None if rows.dtype == wide else grid(min(few, shared), wide)
+        products = grid(shared, rows.dtype)[:, : len(weight)]
+        buffer = None if rows.dtype == wide else grid(min(few, shared), wide)[:, : len(weight)]
         ctx.factor = _FACTORS.get(rows.dtype, 1.0)
         grad_of_bias: Tensor | None
         for start in range(0, len(rows), piece):
             x, target = rows[start : start + piece], targets[start : start + piece].unsqueeze(1)
             if compiled:  # all in memory of their own: the compiler makes another graph for what is a part of something
-                product = grid(len(x), rows.dtype)
+                cells, target = grid(len(x), rows.dtype), target.clone()
+                product = cells[:, : len(weight)]
                 torch.mm(x, weight.t(), out=product)
-                lost, grad_of_bias = _compiled()(product, bias, target.clone(), ctx.factor)
+                for tensor in (cells, target):
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)  # rows alone: that they are aligned should be known
+                lost, grad_of_bias = _compiled()(cells, bias, target, ctx.factor)
                 loss += lost
                 grad_bias += grad_of_bias
             else:
@@ -145,8 +148,12 @@ def _cross_entropy(
     return loss, grad_bias
 
 
-def _cross_entropy_of_products(product: Tensor, bias: Tensor, target: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Compute `_cross_entropy` of the logits product + bias, in a form that torch's compiler makes a few passes of."""
+def _cross_entropy_of_products(cells: Tensor, bias: Tensor, target: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Compute `_cross_entropy` of the logits product + bias, in a form that torch's compiler makes a few passes of.
+
+    cells: the product, (m, V), and what is behind it to align its rows.
+    """
+    product = cells[:, : len(bias)]
     logits = product.to(torch.promote_types(product.dtype, torch.float32)) + bias
     normaliser = logits.logsumexp(dim=1, keepdim=True)  # (m, 1)
     loss = (normaliser - logits.gather(1, target)).sum()
@@ -158,7 +165,7 @@ def _cross_entropy_of_products(product: Tensor, bias: Tensor, target: Tensor, fa
 
 @cache
 def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(_cross_entropy_of_products, dynamic=True)
+    return torch.compile(_cross_entropy_of_products)
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor, engine: CpuEngine, *, out: Tensor) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 from roberta.errors import ConfigError
 
 _LEAST = 2**14  # elements; for fewer, making a generator takes longer than torch's draws
-_DRAWS = 2**32  # a draw is 32 bits, so a rate is met to 1e-10
 
 
 def check_rates(config: Any, *names: str) -> None:
@@ -61,7 +60,12 @@ def torch_draws_one_by_one() -> bool:
 def _factors(count: int, p: float, dtype: torch.dtype) -> NDArray[np.floating]:
     """Return what as many elements are multiplied by: 0 or 1 / (1 - p)."""
     seed = int(torch.randint(2**63 - 1, (), device="cpu"))  # on the host, as the mask is
-    draws = np.random.SFC64(seed).random_raw((count + 1) // 2).view(np.uint32)[:count]
-    kept = draws >= np.uint32(min(round(p * _DRAWS), _DRAWS - 1))
+    generator = np.random.SFC64(seed)
+    # A byte decides, but for one of its 256 values, which takes a whole word: the rate is met to its last digit.
+    draws = generator.random_raw((count + 7) // 8).view(np.uint8)[:count]
+    limit, rest = divmod(256 * p, 1.0)
+    kept = draws > np.uint8(limit)
+    undecided = np.flatnonzero(draws == np.uint8(limit))
+    kept[undecided] = generator.random_raw(len(undecided)) >= np.uint64(rest * 2.0**64)
     wide = np.float64 if dtype == torch.float64 else np.float32
     return np.multiply(kept, 1.0 / (1.0 - p), dtype=wide)

@@ -31,7 +31,7 @@ def slow_torch(monkeypatch):
 @pytest.mark.parametrize("p", [0.1, 0.125, 0.5, 1 / 3, 1e-3])
 def test_elements_are_dropped_at_the_rate_and_the_others_scaled(p):
     torch.manual_seed(0)
-    count = 2_000_001  # odd: a generator's word has two draws
+    count = 2_000_001  # odd: a word of the generator has eight draws
     outputs = dropout(torch.full((count,), 3.0), p)
     dropped = (outputs == 0).sum().item()
     assert abs(dropped - p * count) < 4 * (count * p * (1 - p)) ** 0.5  # 4 sigma

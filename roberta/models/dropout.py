@@ -35,7 +35,12 @@ def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
         return x
     if not draws_itself(x.numel(), x.device):
         return F.dropout(x, p)
-    return x * torch.from_numpy(_factors(x.numel(), p, x.dtype)).view(x.shape).to(x.dtype)
+    return x * factors(x, p).to(x.dtype)
+
+
+def factors(x: Tensor, p: float) -> Tensor:
+    """Return what `dropout` multiplies x by, element by element, where it draws itself: 0 or 1 / (1 - p), in fp32."""
+    return torch.from_numpy(_factors(x.numel(), p, x.dtype)).view(x.shape)
 
 
 def draws_itself(count: int, device: torch.device) -> bool:

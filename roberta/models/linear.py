@@ -103,15 +103,15 @@ def counts_for(engine: Literal["numpy", "onednn"], x: Tensor, weight: Tensor) ->
         x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in _PRECISIONS[engine]
-        and (x.dtype != torch.bfloat16 or _has_bf16())
+        and (x.dtype != torch.bfloat16 or has_bf16_products())
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 
 
 @cache
-def _has_bf16() -> bool:
-    """Return whether oneDNN takes bf16 on this processor."""
+def has_bf16_products() -> bool:
+    """Return whether this processor multiplies in bf16, by oneDNN."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -133,7 +133,7 @@ def obstacle(engine: CpuEngine, maps: Sequence[Linear]) -> str:
         return f"the engine {engine} multiplies in {allowed} on the CPU, and the layers are in {found}; choose torch"
     if engine == "onednn" and not torch.backends.mkldnn.is_available():
         return "this build of torch doesn't have oneDNN (mkldnn); choose torch, numpy or auto"
-    if torch.bfloat16 in dtypes and not _has_bf16():
+    if torch.bfloat16 in dtypes and not has_bf16_products():
         return "oneDNN has no products in bf16 on this processor; choose torch, or use .float() before"
     if engine == "onednn" and not all(m.is_frozen for m in maps):
         return (

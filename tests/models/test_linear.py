@@ -310,7 +310,7 @@ def test_auto_measures_what_can_be_taken_on_one_layer(monkeypatch, frozen, candi
 
 @pytest.mark.parametrize("has_bf16", [False, True])
 def test_bf16_is_left_to_torch_where_a_processor_lacks_it(has_bf16, monkeypatch):
-    monkeypatch.setattr(engines, "_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(engines, "has_bf16_products", lambda: has_bf16)
     monkeypatch.setattr(models, "fastest_engine", lambda maps, given: given[-1])
     model, *_ = make_model()
     model.requires_grad_(False).set_cpu_engine("onednn").bfloat16()

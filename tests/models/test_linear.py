@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,11 @@ def make_linear(engine: CpuEngine, inputs: int = 33, outputs: int = 20) -> Linea
     linear = Linear(inputs, outputs)
     linear.engine = engine
     return linear.requires_grad_(engine != "onednn")
+
+
+def noted(function: type[torch.autograd.Function], calls: list[bool]) -> Any:
+    """Return a function of autograd's that notes when it is applied."""
+    return SimpleNamespace(apply=lambda *given: calls.append(True) or function.apply(*given))
 
 
 def make_model() -> tuple[RobertaModel, torch.Tensor, SequenceLayout]:
@@ -118,6 +125,29 @@ def test_bf16_is_multiplied_by_onednn_where_a_processor_has_it(engine, rows):
     torch.testing.assert_close(found.float(), expected(linear, x), atol=2.0**-8, rtol=2.0**-7)
     has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert (linear._packed is not None) == (engine == "onednn" and has_bf16)
+
+
+@pytest.mark.skipif(not engines.has_bf16_products(), reason="needs a processor with products in bf16")
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("rows", [0, 1, 40])
+def test_in_bf16_outputs_and_gradients_are_those_of_torch_bit_for_bit(rows, autocast, monkeypatch):
+    asked = []
+    monkeypatch.setattr(engines, "_Bf16Linear", noted(engines._Bf16Linear, asked))
+    torch.manual_seed(0)
+    dtype = torch.float32 if autocast else torch.bfloat16
+    linear, x = Linear(96, 64).to(dtype), torch.randn(192, rows).t().to(dtype)[:, ::2]
+    results = []
+    for compute in (linear, lambda x: F.linear(x, linear.weight, linear.bias)):
+        given = x.detach().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            output = compute(given)
+        inputs = (given, linear.weight, linear.bias)
+        gradients = torch.autograd.grad(output.float().sin().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(gradients[0].float().square().sum(), linear.weight, allow_unused=rows == 0)
+        results.append((output, *gradients, *second))
+    assert len(asked) == 1
+    for mine, theirs in zip(*results, strict=True):
+        assert mine is theirs is None or (mine.dtype == theirs.dtype and torch.equal(mine, theirs))
 
 
 @pytest.mark.parametrize("change", ["in place", "new data", "loaded", "assigned", "a fused optimizer"])

@@ -397,8 +397,8 @@ def _spread(report: Mapping[str, Any]) -> str:
 
 def _files(folder: Path) -> str:
     rows = [
-        (path.name, f"{path.stat().st_size:,}", sha256)
-        for path, sha256 in checked_sums(folder, CheckpointError).items()
+        (path.name, f"{path.stat().st_size:,}", sums.whole)
+        for path, sums in checked_sums(folder, CheckpointError).items()
     ]
     return "## Files\n\n" + table(("file", "bytes", "sha256"), rows)
 

@@ -25,7 +25,7 @@ from roberta.checkpoint.assembly import assemble, check_rebuilds
 from roberta.checkpoint.folders import discard, read_json, replacing, sweep, write_json, write_tensors
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError, StorageError
-from roberta.manifest import MANIFEST, check_content, checked_sums
+from roberta.manifest import MANIFEST, Sums, check_content, checked_sums
 from roberta.manifest import write as write_manifest
 from roberta.models.roberta import RobertaModel
 from roberta.registry import HEADS, MODELS
@@ -118,8 +118,8 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: the manifest is missing or unreadable, or a file is missing, cut or changed.
     """
-    for path, sha256 in _listed(folder).items():
-        check_content(path, sha256, CheckpointError)
+    for path, sums in _listed(folder).items():
+        check_content(path, sums, CheckpointError)
 
 
 def save(
@@ -204,8 +204,8 @@ def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> 
     """
     files = _listed(folder)
     tensors = {path: files.pop(path) for path in list(files) if path.suffix == TENSORS}
-    for path, sha256 in files.items():
-        check_content(path, sha256, CheckpointError)
+    for path, sums in files.items():
+        check_content(path, sums, CheckpointError)
     if not training:
         tensors.pop(folder / OPTIMIZER, None)
     with ThreadPoolExecutor() as pool:  # the tokenizer takes as long to read as half a GB to check
@@ -256,8 +256,8 @@ def _num_updates(folder: Path) -> int:
     return int(folder.name[len(STEP_PREFIX) :])
 
 
-def _listed(folder: Path) -> dict[Path, str]:
-    """Return the sha256 of each file in the manifest, checked to be there and to have the right size."""
+def _listed(folder: Path) -> dict[Path, Sums]:
+    """Return the sums of each file in the manifest, checked to be there and to have the right size."""
     files = checked_sums(folder, CheckpointError)
     if not files.keys() >= {folder / CONFIG, folder / MODEL}:
         raise CheckpointError(f"{folder / MANIFEST}: lists no checkpoint files; restore the folder from a copy")

@@ -33,8 +33,8 @@ def verify(folder: Path) -> Verified:
         VocabError: the dictionary is damaged.
     """
     sums = checked_sums(folder, DataError) if (folder / MANIFEST).exists() else {}
-    for path, sha256 in sums.items():
-        check_content(path, sha256, DataError)
+    for path, expected in sums.items():
+        check_content(path, expected, DataError)
     prefixes = sorted(path.with_suffix("") for path in folder.glob("*.idx"))
     if not prefixes:
         raise DataError(f"{folder}: no .idx file; give a folder that roberta-preprocess made")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 
 import pytest
@@ -254,11 +255,33 @@ def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
         native.load(folder)
 
 
-@pytest.mark.parametrize("size", [0, 1, 9, 20])
-def test_a_mapped_file_has_the_sum_of_its_contents(size, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 25])
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_change_of_any_byte_shows_in_the_sums(size, mapped, is_older, tmp_path, monkeypatch):
+    """Of the file, and in newer manifests of its pieces."""
     monkeypatch.setattr(manifest, "_PIECE", 10)
-    content = bytes(range(size))
-    (tmp_path / "file").write_bytes(content)
-    manifest.check_content(tmp_path / "file", hashlib.sha256(content).hexdigest(), CheckpointError, mapped=True)
-    with pytest.raises(CheckpointError, match="sha256 differs"):
-        manifest.check_content(tmp_path / "file", hashlib.sha256(b"other").hexdigest(), CheckpointError, mapped=True)
+    path, content = tmp_path / "file", bytes(range(size))
+    path.write_bytes(content)
+    manifest.write(tmp_path, ["file"])
+    sums = manifest.checked_sums(tmp_path, CheckpointError)[path]
+    assert sums.whole == hashlib.sha256(content).hexdigest()
+    assert len(sums.pieces) == (math.ceil(size / 10) if size > 10 else 0)
+    sums = manifest.Sums(sums.whole) if is_older else sums
+    manifest.check_content(path, sums, CheckpointError, mapped=mapped)
+    for place in range(size):
+        path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+        with pytest.raises(CheckpointError, match="sha256 differs"):
+            manifest.check_content(path, sums, CheckpointError, mapped=mapped)
+
+
+@pytest.mark.parametrize("pieces", [["0" * 64], ["0" * 64] * 4, 3, "012"])
+def test_a_manifest_with_sums_of_other_pieces_is_refused(pieces, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "_PIECE", 10)
+    (tmp_path / "file").write_bytes(bytes(25))
+    manifest.write(tmp_path, ["file"])
+    content = json.loads((tmp_path / manifest.MANIFEST).read_text())
+    content["files"]["file"]["pieces"] = pieces
+    (tmp_path / manifest.MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"sums of other pieces than the 3 of file; restore the folder"):
+        manifest.checked_sums(tmp_path, CheckpointError)

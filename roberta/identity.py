@@ -68,7 +68,7 @@ def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cpu_engine": cpu_engine,
-        "dropout": "numpy" if world.device.type == "cpu" and torch_draws_one_by_one() else "torch",
+        "dropout": "numpy's bytes" if world.device.type == "cpu" and torch_draws_one_by_one() else "torch",
         **({"numpy": np.__version__} if cpu_engine == "numpy" else {}),
     }
 

@@ -2,6 +2,7 @@
 
     python examples/benchmark/epoch.py
     python examples/benchmark/epoch.py --preset roberta.small --pairs 512 --json
+    python examples/benchmark/epoch.py --precision bf16
 
 Both begin with the same weights and read the same texts, cut from the sample text of the package, in batches of 16 in
 an order of their own; who pads does it to the longest of a batch. Both train with AdamW, warm-up and linear decay. What
@@ -53,7 +54,7 @@ def sample_pairs(tokenizer: Tokenizer, count: int) -> list[Pair]:
     return pairs
 
 
-def ours(folder: Path, pairs: list[Pair], cpu_engine: str) -> Callable[[], float]:
+def ours(folder: Path, pairs: list[Pair], precision: str, cpu_engine: str) -> Callable[[], float]:
     """Return what trains an epoch with this project, and returns its seconds."""
     data = folder / "data"
     data.mkdir(exist_ok=True)
@@ -67,6 +68,7 @@ def ours(folder: Path, pairs: list[Pair], cpu_engine: str) -> Callable[[], float
         "--weight-decay": WEIGHT_DECAY,
         "--warmup-ratio": WARMUP,
         "--max-epoch": 1,
+        "--precision": precision,
         "--cpu-engine": cpu_engine,
     }
     given = [str(part) for option in options.items() for part in option]
@@ -83,7 +85,7 @@ def ours(folder: Path, pairs: list[Pair], cpu_engine: str) -> Callable[[], float
     return epoch
 
 
-def theirs(folder: Path, pairs: list[Pair]) -> Callable[[], float]:
+def theirs(folder: Path, pairs: list[Pair], precision: str) -> Callable[[], float]:
     """Return what trains an epoch with transformers, and returns its seconds."""
     import transformers
 
@@ -103,6 +105,7 @@ def theirs(folder: Path, pairs: list[Pair]) -> Callable[[], float]:
             weight_decay=WEIGHT_DECAY,
             warmup_steps=WARMUP,
             num_train_epochs=1,
+            bf16=precision == "bf16",
             max_grad_norm=0.0,
             dataloader_pin_memory=False,
             save_strategy="no",
@@ -123,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="roberta.base", help="shape of the model (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=96, help="pairs of the epoch (default: %(default)s)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="rows as lines of JSON")
     given = parser.parse_args()
@@ -135,12 +139,11 @@ def main() -> None:
         folder = Path(temporary)
         native.save(folder / "native", model, tokenizer)
         hf_format.write(folder / "hf", model, tokenizer)
-        engines = {
-            OURS: ours(folder, pairs, "torch"),
-            f"{OURS} --cpu-engine auto": ours(folder, pairs, "auto"),
-        }
+        engines = {OURS: ours(folder, pairs, given.precision, "torch")}
+        if given.precision == "fp32":
+            engines[f"{OURS} --cpu-engine auto"] = ours(folder, pairs, given.precision, "auto")
         if all(map(importlib.util.find_spec, ("transformers", "accelerate"))):
-            engines[BASELINE] = theirs(folder, pairs)
+            engines[BASELINE] = theirs(folder, pairs, given.precision)
         seconds: dict[str, list[float]] = {name: [] for name in engines}
         for turn in range(given.repeats):
             for name in list(engines)[:: 1 if turn % 2 == 0 else -1]:
@@ -150,6 +153,7 @@ def main() -> None:
     rows: list[Row] = [
         {
             "engine": name,
+            "precision": given.precision,
             "pairs": len(pairs),
             "seconds": timing.median,
             "spread": timing.spread,

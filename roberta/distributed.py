@@ -22,7 +22,7 @@ from roberta.failures import reason_of
 
 Parallelism = Literal["ddp", "fsdp"]
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_OF_PROCESSES = ("gloo", "NCCL", "ProcessGroup", "Connection closed by peer", "Connection reset by peer")
+_OF_PROCESSES = ("gloo/transport/", "NCCL", "ProcessGroup", "Connection closed by peer", "Connection reset by peer")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from roberta.tasks.task import Samples
 
 logger = logging.getLogger(__name__)
 
+_ARITHMETIC = "2026-12-01"  # when this package last changed the last bits of a step, or the masks of dropout
 _BESIDE_POSITION = frozenset({"data", "conditions", "optimizer", "loss_scale", "max_update"})  # in the state of a run
 _SINCE = frozenset({"valid"})  # likewise, but states of earlier versions don't have it
 _LOOKED_AT = 2**20  # tokens of samples whose contents count, at most
@@ -68,7 +69,8 @@ def conditions(world: World, cpu_engine: str) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cpu_engine": cpu_engine,
-        "dropout": "numpy's bytes" if world.device.type == "cpu" and torch_draws_one_by_one() else "torch",
+        "arithmetic": _ARITHMETIC,
+        "dropout": "numpy" if world.device.type == "cpu" and torch_draws_one_by_one() else "torch",
         **({"numpy": np.__version__} if cpu_engine == "numpy" else {}),
     }
 

@@ -8,9 +8,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +26,11 @@ _REMEDY = "restore the folder from a copy"
 
 @dataclass(frozen=True)
 class Sums:
-    """The sha256 of a file, and those of its pieces of 32 MiB; of none where it is no larger, or the manifest older."""
+    """The sha256 of a file, and those of its pieces of so many bytes: none of a small file, or in an older manifest."""
 
     whole: str
     pieces: tuple[str, ...] = ()
+    piece_bytes: int = _PIECE
 
 
 def write(folder: Path, names: Iterable[str]) -> None:
@@ -70,28 +69,29 @@ def checked_sums(folder: Path, error: type[RobertaError]) -> dict[Path, Sums]:
             raise error(f"{path}: listed in {MANIFEST} but missing; {_REMEDY}")
         if path.stat().st_size != entry["bytes"]:
             raise error(f"{path}: {path.stat().st_size} bytes, {MANIFEST} says {entry['bytes']}; the file is cut")
-        pieces, number = entry.get("pieces", []), -(-entry["bytes"] // _PIECE)
-        if not isinstance(pieces, list) or len(pieces) not in (0, number):
-            raise error(f"{folder / MANIFEST}: sums of other pieces than the {number} of {name}; {_REMEDY}")
-        sums[path] = Sums(entry["sha256"], tuple(pieces))
+        sums[path] = Sums(entry["sha256"], *_pieces(entry, f"{folder / MANIFEST}: {name}", error))
     return sums
 
 
-def check_content(path: Path, expected: Sums, error: type[RobertaError], *, mapped: bool = False) -> None:
+def check_content(path: Path, expected: Sums, error: type[RobertaError]) -> None:
     """Compare the contents of a file with its sum.
-
-    mapped: do so where they are mapped, piece by piece, on all cores if the pieces have sums of their own. For files
-    that are mapped anyway: one that is cut meanwhile ends the process.
 
     Raises:
         error: they differ.
     """
-    if mapped and expected.pieces:
-        is_right = _sums_of_pieces(path) == expected.pieces
-    else:
-        is_right = (_mapped_sha256(path) if mapped else sha256(path)) == expected.whole
-    if not is_right:
-        raise error(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
+    if sha256(path) != expected.whole:
+        raise _damage(path, error)
+
+
+def mapped_checks(path: Path, expected: Sums, error: type[RobertaError]) -> list[Callable[[], None]]:
+    """Return functions that together compare the contents of a file with its sums, each on a core of its own.
+
+    There is one for each piece, or one in all if pieces have no sums; they raise `error`. What they read is mapped, for
+    files that are mapped anyway: one that is cut meanwhile ends the process.
+    """
+    size = expected.piece_bytes
+    parts = [(number * size, size, wanted) for number, wanted in enumerate(expected.pieces)]
+    return [partial(_check_part, path, *part, error) for part in parts or [(0, path.stat().st_size, expected.whole)]]
 
 
 def sha256(path: Path) -> str:
@@ -100,40 +100,46 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _mapped_sha256(path: Path) -> str:
-    """Return the sum of a file a piece at a time: a thread waits for the interpreter a few times, not thousands."""
+def _check_part(path: Path, start: int, size: int, expected: str, error: type[RobertaError]) -> None:
+    """Compare the sum of a part of a file, the last of which may be smaller."""
     digest = hashlib.sha256()
-    with _mapped(path) as view:
-        for start in range(0, len(view), _PIECE):
-            with view[start : start + _PIECE] as piece:
-                digest.update(piece)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        length = min(size, file.seek(0, os.SEEK_END) - start)
+        if length > 0:  # nothing can't be mapped
+            mapped = mmap.mmap(file.fileno(), length, offset=start, access=mmap.ACCESS_READ)
+            with mapped, memoryview(mapped) as view:
+                for at in range(0, length, _PIECE):  # so that a thread waits for the interpreter a few times
+                    with view[at : at + _PIECE] as piece:
+                        digest.update(piece)
+    if digest.hexdigest() != expected:
+        raise _damage(path, error)
 
 
-def _sums_of_pieces(path: Path) -> tuple[str, ...]:
-    with _mapped(path) as view, ThreadPoolExecutor(os.cpu_count()) as pool:
-
-        def sum_from(start: int) -> str:
-            with view[start : start + _PIECE] as piece:
-                return hashlib.sha256(piece).hexdigest()
-
-        return tuple(pool.map(sum_from, range(0, len(view), _PIECE)))
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    if not path.stat().st_size:  # which can't be mapped
-        yield memoryview(b"")
-        return
-    mapped = partial(mmap.mmap, length=0, access=mmap.ACCESS_READ)
-    with path.open("rb") as file, mapped(file.fileno()) as content, memoryview(content) as view:
-        yield view
+def _damage(path: Path, error: type[RobertaError]) -> RobertaError:
+    return error(f"{path}: sha256 differs from {MANIFEST}; the file was changed or damaged")
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    entry: dict[str, Any] = {"bytes": size, "sha256": sha256(path)}
-    return entry | ({"pieces": _sums_of_pieces(path)} if size > _PIECE else {})
+    """Return what a manifest says of a file."""
+    whole, pieces, size = hashlib.sha256(), [], 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            whole.update(piece)
+            pieces.append(hashlib.sha256(piece).hexdigest())
+            size += len(piece)
+    entry = {"bytes": size, "sha256": whole.hexdigest()}
+    return entry | ({"pieces": {"bytes": _PIECE, "sha256": pieces}} if len(pieces) > 1 else {})
+
+
+def _pieces(entry: dict[str, Any], place: str, error: type[RobertaError]) -> tuple[tuple[str, ...], int]:
+    """Return the sums of the pieces in the entry of a file, and the bytes of each."""
+    if "pieces" not in entry:
+        return (), _PIECE
+    match entry["pieces"]:
+        case {"bytes": int(size), "sha256": [*sums]} if size > 0 and size % mmap.ALLOCATIONGRANULARITY == 0:
+            if len(sums) == -(-entry["bytes"] // size) and all(isinstance(sum_, str) for sum_ in sums):
+                return tuple(sums), size
+    raise error(f"{place}: sums of pieces that it hasn't; {_REMEDY}")
 
 
 def _entries(folder: Path) -> dict[str, Any]:

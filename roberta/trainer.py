@@ -108,10 +108,9 @@ class Trainer:
             TrainingError: a gradient is not finite, or a process of the world was lost.
             PreemptionError: SIGTERM or Ctrl-C came; the run was saved and can be resumed.
         """
-        with self.run_folder.alone():
+        with self.run_folder.alone(), self.world.watched(lambda: self.position.num_updates):
             self._open_run()
-            with self.world.watched(lambda: self.position.num_updates):
-                metrics = self._train() or self._evaluate()
+            metrics = self._train() or self._evaluate()
         if self._has_lost_patience():
             logger.info("no better %s in %d validations: stopped", self.valid_samples.metric, self.config.patience)
         return metrics

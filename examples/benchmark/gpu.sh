@@ -51,13 +51,13 @@ done
 for mix in mnli normal; do
   measure "inference, base, $mix" 40 $here/inference.py --mix "$mix" "${texts[@]}" --ours
 done
-for rate in 0.1 0; do
-  measure "large, 512, dropout $rate" 90 $here/training.py "${large[@]}" --dropout $rate "${alone[@]}"
-done
-measure "base, 512, beside peers" 60 $here/training.py "${base[@]}" "${blocks[@]}" --steps 5 --repeats 5
 for mix in mnli normal; do
   measure "inference, base, $mix, beside peers" 45 $here/inference.py --mix "$mix" "${texts[@]}"
 done
+for rate in 0.1 0; do
+  measure "large, 512, dropout $rate" 70 $here/training.py "${large[@]}" --dropout $rate "${alone[@]}"
+done
+measure "base, 512, beside peers" 60 $here/training.py "${base[@]}" "${blocks[@]}" --steps 5 --repeats 5
 measure "base, up to 512" 50 $here/training.py "${base[@]}" "${blocks[@]}" --uneven "${alone[@]}"
 measure "fine-tuning, base" 45 $here/training.py "${tuning[@]}" --ours
 measure "base, 128" 45 $here/training.py "${base[@]}" --length 128 --sequences 256 "${alone[@]}"

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from roberta.checkpoint.assembly import assemble, check_rebuilds
 from roberta.checkpoint.folders import discard, read_json, replacing, sweep, write_json, write_tensors
+from roberta.data.encoding import num_cores
 from roberta.data.tokenizer import Tokenizer
 from roberta.errors import CheckpointError, ConfigError, StorageError
-from roberta.manifest import MANIFEST, Sums, check_content, checked_sums
+from roberta.manifest import MANIFEST, Sums, check_content, checked_sums, mapped_checks
 from roberta.manifest import write as write_manifest
 from roberta.models.roberta import RobertaModel
 from roberta.registry import HEADS, MODELS
@@ -194,7 +195,7 @@ def prune(run_dir: Path, keep: int, keep_interval_updates: int | None = None) ->
 def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> Checkpoint:
     """Read a checkpoint folder. Tensors are mapped, not read: leave the files unchanged while they are in use.
 
-    Every file must be there in the size that the manifest says, and what is read must have its sha256. Without
+    Every file must be there in the size that the manifest says, and what is read must have its sums. Without
     `training` the optimizer's tensors are left aside. Without `check_tensors` the sha256 of the tensor files is not
     computed, for callers that just have: a flipped bit in them is then not noticed, a cut or another file still is.
 
@@ -208,9 +209,10 @@ def load(folder: Path, *, training: bool = True, check_tensors: bool = True) -> 
         check_content(path, sums, CheckpointError)
     if not training:
         tensors.pop(folder / OPTIMIZER, None)
-    with ThreadPoolExecutor() as pool:  # the tokenizer takes as long to read as half a GB to check
-        checked = tensors.items() if check_tensors else ()
-        checks = [pool.submit(check_content, *item, CheckpointError, mapped=True) for item in checked]
+    checked = tensors.items() if check_tensors else ()
+    parts = [check for path, sums in checked for check in mapped_checks(path, sums, CheckpointError)]
+    with ThreadPoolExecutor(num_cores()) as pool:  # the tokenizer takes as long to read as half a GB to check
+        checks = [pool.submit(part) for part in parts]
         try:
             return _read(folder, training=training)
         finally:

@@ -5,6 +5,7 @@ Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -16,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import draws_itself, dropout, factors
-from roberta.models.linear import has_bf16_products
 
 _HALF = (torch.float16, torch.bfloat16)
 # What torch's flash attention takes, in half precision.
@@ -120,7 +120,7 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        if q.dtype == torch.bfloat16 and has_bf16_products():
+        if q.dtype == torch.bfloat16 and _has_amx() and not torch._C._are_functorch_transforms_active():
             output: Tensor = _Bf16Attention.apply(q, k, v, dropout_p)
             return output
         scores = q.to(wide) / math.sqrt(q.shape[-1]) @ k.to(wide).transpose(-2, -1)  # (B, H, S, S)
@@ -128,8 +128,17 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
     return context.to(q.dtype)
 
 
+@cache
+def _has_amx() -> bool:
+    """Return whether this processor has products in bf16 that pay for what rounding costs beside them.
+
+    With AVX512 alone attention takes up to twice as long as in fp32, also where there are instructions for bf16.
+    """
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
 class _Bf16Attention(torch.autograd.Function):
-    """Attention of heads (B, H, S, D) in bf16 with dropout, on a processor that multiplies in bf16.
+    """Attention of heads (B, H, S, D) in bf16 with dropout, on a processor with AMX. It has no second derivatives.
 
     The scores, their softmax, and the gradients of both are in fp32; they are rounded for what they are multiplied by.
     That is as exact as torch's kernel without dropout: an error of 0.2 % in outputs and gradients, where one rounding

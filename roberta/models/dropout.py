@@ -39,7 +39,7 @@ def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
 
 
 def factors(x: Tensor, p: float) -> Tensor:
-    """Return what `dropout` multiplies x by, element by element, where it draws itself: 0 or 1 / (1 - p), in fp32."""
+    """Return what `dropout` multiplies x by where it draws itself, 0 or 1 / (1 - p), in fp32 or the float64 of x."""
     return torch.from_numpy(_factors(x.numel(), p, x.dtype)).view(x.shape)
 
 

@@ -16,14 +16,15 @@ from torch.autograd.function import once_differentiable
 
 from roberta.models.linear import CpuEngine, counts_for, numpy_product
 
-# A piece of logits, as the products have it. Each adds to the whole gradient of the weight once, which costs as much as
-# its products where those are in half precision on a CPU.
-_PIECE_BYTES = {"cpu": 2**26, "cuda": 2**29}
+_PIECE_BYTES = {"cpu": 2**25, "cuda": 2**30}  # a piece of logits, in its wide form
+# Each piece adds to the whole gradient of the weight once. In bf16 on a CPU that costs as much as the products do, so
+# pieces are larger there.
+_LARGER_IN_BF16 = 4
 # What goes from logits to gradients at once should fit the caches of the cores; the wide form of half precision takes
 # no more memory than that.
 _PART_BYTES = {"cpu": 2**22, "cuda": 2**30}
-# The gradient of the weight is added to so much at a time, in its wide form: the product beside it stays in the caches.
-_SLAB_BYTES = {"cpu": 2**25, "cuda": 2**30}
+# On a CPU the gradient of the weight is added to so much at a time, so that what is added stays in the caches.
+_SLAB_BYTES = 2**25
 # Each row of the logits begins at a multiple of so many numbers: for the 50,265 symbols of RoBERTa that makes torch's
 # product 1.3 to 1.7 times as fast, and the others up to a tenth (one AVX2 core, torch 2.13, 2026-11-28).
 _ALIGNED = {"cpu": 16, "cuda": 64}  # GPUs take their fast products for rows of 16 bytes' multiples alone
@@ -69,7 +70,9 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
             grad_weight = torch.empty_like(weight, dtype=wide)  # not in half precision, if the weight isn't
             grad_bias = torch.zeros_like(bias, dtype=wide)
         weight = weight.to(rows.dtype)
-        piece = max(1, _PIECE_BYTES[rows.device.type] // (rows.itemsize * len(weight)))
+        piece = max(1, _PIECE_BYTES[rows.device.type] // (wide.itemsize * len(weight)))
+        if rows.dtype == torch.bfloat16 and not rows.is_cuda:
+            piece *= _LARGER_IN_BF16
         width = len(weight) + -len(weight) % _ALIGNED[rows.device.type]
 
         def grid(size: int, dtype: torch.dtype) -> Tensor:
@@ -185,7 +188,7 @@ def _add_product(total: Tensor, grad_logits: Tensor, x: Tensor, *, is_first: boo
     if x.dtype == total.dtype:
         total.addmm_(grad_logits.t(), x, beta=0.0 if is_first else 1.0)
         return
-    symbols = max(1, _SLAB_BYTES[x.device.type] // (total.itemsize * total.shape[1]))
+    symbols = len(total) if x.is_cuda else max(1, _SLAB_BYTES // (total.itemsize * total.shape[1]))
     for slab, grad_of_slab in zip(total.split(symbols), grad_logits.split(symbols, dim=1), strict=True):
         product = torch.mm(grad_of_slab.t(), x, out_dtype=total.dtype) if x.is_cuda else grad_of_slab.t() @ x
         if is_first:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import mmap
 import shutil
 
 import pytest
@@ -255,33 +256,62 @@ def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
         native.load(folder)
 
 
-@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 25])
+def check(path, sums, mapped):
+    if not mapped:
+        manifest.check_content(path, sums, CheckpointError)
+    for part in manifest.mapped_checks(path, sums, CheckpointError) if mapped else ():
+        part()
+
+
+PIECE = mmap.ALLOCATIONGRANULARITY
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 5 * PIECE // 2])
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("is_older", [False, True])
-def test_a_change_of_any_byte_shows_in_the_sums(size, mapped, is_older, tmp_path, monkeypatch):
-    """Of the file, and in newer manifests of its pieces."""
-    monkeypatch.setattr(manifest, "_PIECE", 10)
-    path, content = tmp_path / "file", bytes(range(size))
+def test_a_change_or_a_cut_anywhere_shows_in_the_sums(size, mapped, is_older, tmp_path, monkeypatch):
+    """Of the file, and in newer manifests of its pieces, whatever the size of pieces is by then."""
+    monkeypatch.setattr(manifest, "_PIECE", PIECE)
+    path, content = tmp_path / "file", bytes(range(256)) * PIECE
+    content = content[:size]
     path.write_bytes(content)
     manifest.write(tmp_path, ["file"])
+    monkeypatch.setattr(manifest, "_PIECE", 3 * PIECE)
     sums = manifest.checked_sums(tmp_path, CheckpointError)[path]
     assert sums.whole == hashlib.sha256(content).hexdigest()
-    assert len(sums.pieces) == (math.ceil(size / 10) if size > 10 else 0)
+    assert len(sums.pieces) == (math.ceil(size / PIECE) if size > PIECE else 0)
     sums = manifest.Sums(sums.whole) if is_older else sums
-    manifest.check_content(path, sums, CheckpointError, mapped=mapped)
-    for place in range(size):
-        path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    check(path, sums, mapped)
+    for place in {0, size // 2, size - 1} if size else ():
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(CheckpointError, match="sha256 differs"):
-            manifest.check_content(path, sums, CheckpointError, mapped=mapped)
+            check(path, sums, mapped)
+        path.write_bytes(content[:place])
+        with pytest.raises(CheckpointError, match="sha256 differs"):
+            check(path, sums, mapped)
 
 
-@pytest.mark.parametrize("pieces", [["0" * 64], ["0" * 64] * 4, 3, "012"])
-def test_a_manifest_with_sums_of_other_pieces_is_refused(pieces, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "_PIECE", 10)
-    (tmp_path / "file").write_bytes(bytes(25))
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        3,
+        ["0" * 64] * 3,
+        {"bytes": PIECE, "sha256": ["0" * 64] * 2},
+        {"bytes": PIECE, "sha256": ["0" * 64] * 4},
+        {"bytes": PIECE, "sha256": [1, 2, 3]},
+        {"bytes": PIECE, "sha256": "012"},
+        {"bytes": PIECE - 1, "sha256": ["0" * 64] * 3},
+        {"bytes": 0, "sha256": []},
+        {"bytes": "many", "sha256": ["0" * 64] * 3},
+    ],
+)
+def test_a_manifest_with_sums_of_other_pieces_is_refused(pieces, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(3 * PIECE - 5))
     manifest.write(tmp_path, ["file"])
     content = json.loads((tmp_path / manifest.MANIFEST).read_text())
     content["files"]["file"]["pieces"] = pieces
     (tmp_path / manifest.MANIFEST).write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"sums of other pieces than the 3 of file; restore the folder"):
+    with pytest.raises(
+        CheckpointError, match=r"MANIFEST\.json: file: sums of pieces that it hasn't; restore the folder"
+    ):
         manifest.checked_sums(tmp_path, CheckpointError)

@@ -167,7 +167,7 @@ def test_half_precision_has_its_scores_in_single_where_masks_are_our_own(lengths
     """
     monkeypatch.setattr(attention_module, "dropout", lambda x, p: x)
     monkeypatch.setattr(attention_module, "factors", lambda x, p: torch.ones_like(x))
-    monkeypatch.setattr(attention_module, "has_bf16_products", lambda: has_products)
+    monkeypatch.setattr(attention_module, "_has_amx", lambda: has_products)
     monkeypatch.setattr(attention_module, "draws_itself", lambda count, device: True)
     layout = SequenceLayout.from_lengths(lengths)
     _, q, k, v = (x.bfloat16() for x in random_qkv(layout))
@@ -185,7 +185,7 @@ def test_half_precision_has_its_scores_in_single_where_masks_are_our_own(lengths
 @pytest.mark.parametrize("within", [False, True])
 def test_products_in_bf16_have_the_gradients_of_attention_with_dropout(within, monkeypatch):
     """As near to exact ones as torch's kernel comes without dropout; `within` autocast fp32 would become bf16."""
-    monkeypatch.setattr(attention_module, "has_bf16_products", lambda: True)
+    monkeypatch.setattr(attention_module, "_has_amx", lambda: True)
     monkeypatch.setattr(attention_module, "draws_itself", lambda count, device: True)
     torch.manual_seed(0)
     layout = SequenceLayout.from_lengths([40, 40, 40])

@@ -33,7 +33,7 @@ def test_loss_and_gradients_equal_those_of_whole_logits(rows, few, monkeypatch):
 def test_what_is_compiled_computes_the_same(dtype, monkeypatch):
     """Without the compiler, whose own part `--compile` in the slow tests runs."""
     monkeypatch.setattr(projection, "_compiled", lambda: projection._cross_entropy_of_products)
-    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * dtype.itemsize)  # pieces of 4 rows
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 8)  # pieces of 4 rows or 8
     x, weight, bias, targets = inputs(9, torch.promote_types(dtype, torch.float32))
     found, wanted = [], []
     for compiled, results in ((True, found), (False, wanted)):
@@ -43,6 +43,23 @@ def test_what_is_compiled_computes_the_same(dtype, monkeypatch):
     bounds = {torch.float64: (1e-10, 1e-12), torch.float32: (1e-4, 1e-5)}
     rtol, atol = bounds.get(dtype, (1e-2, 1e-2))  # in half precision products are rounded
     torch.testing.assert_close(found, wanted, rtol=rtol, atol=atol)
+
+
+def test_pieces_of_any_number_of_rows_are_one_graph(monkeypatch):
+    """Of which only the rows are dynamic: that those of the logits are aligned is known to the compiler."""
+    graphs = []
+
+    def note(graph, example_inputs):
+        graphs.append([tuple(x.stride()) for x in example_inputs if isinstance(x, torch.Tensor) and x.dim() == 2])
+        return graph.forward
+
+    compiled = torch.compile(projection._cross_entropy_of_products, backend=note)
+    monkeypatch.setattr(projection, "_compiled", lambda: compiled)
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", 4 * 31 * 4)  # pieces of 4 rows
+    for rows in (4, 8, 6, 3):
+        x, weight, bias, targets = inputs(rows, torch.float32)
+        projected_cross_entropy(x, weight, bias, targets, compiled=True).backward()
+    assert graphs == [[(32, 1), (1, 1)]]
 
 
 def test_the_gradient_of_a_wide_weight_is_not_rounded_to_half():
@@ -87,9 +104,10 @@ def test_large_logits_do_not_overflow():
 
 @pytest.mark.parametrize(("piece", "few"), [(2, 4), (4, 3), (9, 2), (9, 9)])
 def test_autocast_keeps_the_softmax_in_single_precision(piece, few, monkeypatch):
-    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", piece * 31 * 2)  # the last piece has one row of nine
+    monkeypatch.setitem(projection._PIECE_BYTES, "cpu", piece * 31 * 4)  # the last piece has one row of nine
+    monkeypatch.setattr(projection, "_LARGER_IN_BF16", 1)
     monkeypatch.setitem(projection._PART_BYTES, "cpu", few * 31 * 4)
-    monkeypatch.setitem(projection._SLAB_BYTES, "cpu", 8 * 6 * 4)  # 8 of 31 symbols
+    monkeypatch.setattr(projection, "_SLAB_BYTES", 8 * 6 * 4)  # 8 of 31 symbols
     x, weight, bias, targets = inputs(9, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = projected_cross_entropy(x, weight, bias, targets)

@@ -168,7 +168,10 @@ def test_16_a_process_that_is_lost_in_a_validation_or_a_save_is_named_with_the_u
         trainer.train()
 
 
-@pytest.mark.parametrize(("error", "world_size"), [(RuntimeError("size mismatch"), 2), (LOST, 1)])
+@pytest.mark.parametrize(
+    ("error", "world_size"),
+    [(RuntimeError("size mismatch"), 2), (RuntimeError("no such file: /home/me/gloo/x"), 2), (LOST, 1)],
+)
 def test_16_other_errors_stay_as_they_are(error, world_size):
     with pytest.raises(RuntimeError) as caught:
         lose(error, world_size=world_size)

@@ -11,7 +11,7 @@ depends on the processor, and is what `--cpu-engine auto` measures. The second t
 uint8, directly and by way of int16, in nanoseconds for each number. The third has dropout, and attention with and
 without it, forward and backward, in milliseconds: torch's and ours. The fourth has attention without gradients over
 sequences of some lengths, in microseconds for each: torch's over the keys of each, and ours. In bf16 there are no
-products of numpy's, and no second and third table.
+products of numpy's, and no second table.
 """
 
 import argparse
@@ -82,12 +82,12 @@ def measure_rounding(rows: int, inputs: int, given: argparse.Namespace) -> Row:
     return {"tokens": rows, "inputs": inputs, **times}
 
 
-def measure_dropout(rows: int, heads: int, width: int, given: argparse.Namespace) -> Row:
+def measure_dropout(rows: int, heads: int, width: int, dtype: torch.dtype, given: argparse.Namespace) -> Row:
     """Return the row of one batch, in sequences of 128 tokens."""
     lengths = [LENGTH] * -(-rows // LENGTH)
     layout = SequenceLayout.from_lengths(lengths)
-    x = torch.randn(layout.num_tokens, width, requires_grad=True)
-    qkv = torch.randn(layout.num_tokens, 3, heads, width // heads, requires_grad=True)
+    x = torch.randn(layout.num_tokens, width).to(dtype).requires_grad_()
+    qkv = torch.randn(layout.num_tokens, 3, heads, width // heads).to(dtype).requires_grad_()
 
     def there_and_back(work: Callable[[], Tensor]) -> None:
         work().sum().backward()
@@ -157,7 +157,7 @@ def main() -> None:
     if given.precision == "fp32":
         rounding = [measure_rounding(rows, inputs, given) for rows in given.rows for inputs in (width, inner)]
         show(rounding, as_json=given.json)
-        show([measure_dropout(rows, heads, width, given) for rows in given.rows], as_json=given.json)
+    show([measure_dropout(rows, heads, width, dtype, given) for rows in given.rows], as_json=given.json)
     show([measure_keys(length, heads, width, dtype, given) for length in LENGTHS], as_json=given.json)
 
 

@@ -5,7 +5,8 @@
 
 Each row is a process of its own, from its start to its end, in turns. Models have random weights and are opened once
 before they are timed, so that their files are in memory. `processor s` is what a process computed, also on a busy
-machine; `MB` the most that one held, or this script before it started one, where that was more.
+machine; `MB` the most that one held, or this script before it started one, where that was more. The last rows are no
+whole processes: of a model that is opened where everything is imported, they have the opening alone.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import fairseq_peer
 import torch
-from measuring import interleaved, show
+from measuring import Timing, interleaved, show
 
 from roberta.checkpoint import native
 from roberta.data.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ from roberta.models.roberta import RobertaModel, preset_config
 
 ANSWER = "import sys, roberta; model = roberta.from_pretrained(sys.argv[1])"
 FILL = f"{ANSWER}; model.fill_mask('The capital of France is <mask>.')"
+ALONE = f"import sys, time, roberta.hub; start = time.perf_counter(); {ANSWER}; print(time.perf_counter() - start)"
 TRANSFORMERS = "import transformers; transformers.RobertaForMaskedLM"
 FAIRSEQ = "from fairseq.models.roberta import RobertaModel"
 
@@ -75,6 +77,13 @@ def run(arguments: Sequence[str]) -> Usage:
     return Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3)
 
 
+def opening(folder: Path, repeats: int) -> Timing:
+    """Return the seconds of opening a model in processes that have imported everything."""
+    command = [sys.executable, "-c", ALONE, str(folder)]
+    processes = [subprocess.run(command, stdout=subprocess.PIPE, check=True) for _ in range(repeats)]
+    return Timing(tuple(float(process.stdout) for process in processes))
+
+
 def make_model(preset: str, folder: Path) -> None:
     """Write a checkpoint of random weights."""
     torch.manual_seed(0)
@@ -98,22 +107,25 @@ def main() -> None:
         used: dict[str, list[Usage]] = {name: [] for name in rows}
         works = {name: lambda name=name: used[name].append(run(rows[name])) for name in rows}
         timings = interleaved(works, repeats=given.repeats)
+        alone = {f"open {preset} alone": opening(folder, given.repeats) for preset, folder in models.items()}
     processor = {name: statistics.median(usage.seconds for usage in usages) for name, usages in used.items()}
-    show(
-        [
-            {
-                "what": name,
-                "seconds": timing.median,
-                "spread": timing.spread,
-                "beyond torch": timing.median - timings["import torch"].median,
-                "processor s": processor[name],
-                "beyond torch's": processor[name] - processor["import torch"],
-                "MB": max(usage.megabytes for usage in used[name]),
-            }
-            for name, timing in timings.items()
-        ],
-        as_json=given.json,
-    )
+    rows_of_processes = [
+        {
+            "what": name,
+            "seconds": timing.median,
+            "spread": timing.spread,
+            "beyond torch": timing.median - timings["import torch"].median,
+            "processor s": processor[name],
+            "beyond torch's": processor[name] - processor["import torch"],
+            "MB": max(usage.megabytes for usage in used[name]),
+        }
+        for name, timing in timings.items()
+    ]
+    nothing = dict.fromkeys(rows_of_processes[0])
+    rows_alone = [
+        nothing | {"what": name, "seconds": timing.median, "spread": timing.spread} for name, timing in alone.items()
+    ]
+    show(rows_of_processes + rows_alone, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ def theirs(folder: Path, pairs: list[Pair], precision: str) -> Callable[[], floa
             warmup_steps=WARMUP,
             num_train_epochs=1,
             bf16=precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
             max_grad_norm=0.0,
             dataloader_pin_memory=False,
             save_strategy="no",

@@ -25,6 +25,7 @@ _LEAST_CAPABILITY = (8, 0)
 _EXACT_DROPOUT = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _MANY = 2**30  # scores, more than torch is left with on a CPU
 _VECTOR = 16  # keys, whose multiples torch's kernel is fastest for in bf16 with AVX512
+_MOST_IN_FP32 = 256  # tokens of a sequence
 _MOST_BEYOND = 12  # keys shown for nothing: where a vector lacks more, what is left of it is as cheap
 
 
@@ -114,6 +115,9 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
     Written out it is without torch's care for rows that see nothing, and its masks of dropout are cheaper. Like torch's
     own on a CPU it has its softmax in fp32 then, whatever the precision of the heads.
     """
+    if mask is None and dropout_p == 0.0 and _is_slow_backward(q, k, v):
+        with torch.autocast(q.device.type, enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
     num_scores = q.shape[:-1].numel() * k.shape[-2]
     if mask is not None or not _is_written_out(num_scores, q.device, dropout_p=dropout_p):
         with kernels(q.device, dropout_p=dropout_p):
@@ -126,6 +130,16 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
         scores = q.to(wide) / math.sqrt(q.shape[-1]) @ k.to(wide).transpose(-2, -1)  # (B, H, S, S)
         context = dropout(scores.softmax(dim=-1), dropout_p) @ v.to(wide)
     return context.to(q.dtype)
+
+
+def _is_slow_backward(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Return whether attention with gradients is faster in fp32 than in the precision of heads (B, H, S, D).
+
+    In bf16 torch's kernel for CPUs takes twice as long over 32 to 128 tokens, and as long over 256; over 512 it takes
+    0.8 of the time with AMX, and longer without it (two cores, torch 2.13, 2026-12-01).
+    """
+    is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return is_trained and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _MOST_IN_FP32
 
 
 @cache

@@ -182,6 +182,30 @@ def test_half_precision_has_its_scores_in_single_where_masks_are_our_own(lengths
     assert ((found.double() - exact).abs() <= 1e-5 + bound).all()
 
 
+@pytest.mark.parametrize("lengths", [(5, 1, 7), (6, 6)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_in_bf16_what_is_trained_without_dropout_is_computed_in_fp32_on_a_cpu(lengths, autocast):
+    """It is the rounding of that, forward and backward; a long sequence and what has no gradient is left to torch."""
+    layout = SequenceLayout.from_lengths(lengths)
+    heads = [x.bfloat16() for x in random_qkv(layout)[1:]]
+    grad = torch.randn_like(heads[0])
+    narrow = [x.clone().requires_grad_() for x in heads]
+    wide = [x.float().requires_grad_() for x in heads]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = attention(*narrow, layout)
+    found.backward(grad)
+    expected = attention(*wide, layout)
+    expected.backward(grad.float())
+    torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
+    for mine, theirs in zip(narrow, wide, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad.bfloat16(), rtol=0, atol=0)
+    long = SequenceLayout.from_lengths([attention_module._MOST_IN_FP32 + 1])
+    q = torch.randn(long.num_tokens, 2, 8).bfloat16()
+    torchs = F.scaled_dot_product_attention(*(q.transpose(0, 1)[None],) * 3)[0].transpose(0, 1)
+    for given in (q, q.clone().requires_grad_()):
+        assert torch.equal(attention(given, given, given, long), torchs)
+
+
 @pytest.mark.parametrize("within", [False, True])
 def test_products_in_bf16_have_the_gradients_of_attention_with_dropout(within, monkeypatch):
     """As near to exact ones as torch's kernel comes without dropout; `within` autocast fp32 would become bf16."""

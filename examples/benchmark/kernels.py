@@ -101,7 +101,8 @@ def measure_dropout(rows: int, heads: int, width: int, dtype: torch.dtype, given
         "dropout, ours": lambda: dropout(x, RATE),
         "attention, torch": lambda: torchs(RATE),
         "attention, ours": lambda: attention(*qkv.unbind(1), layout, dropout_p=RATE),
-        "without dropout": lambda: torchs(0.0),
+        "torch without": lambda: torchs(0.0),
+        "ours without": lambda: attention(*qkv.unbind(1), layout),
     }
     timings = interleaved(
         {name: partial(there_and_back, work) for name, work in works.items()},

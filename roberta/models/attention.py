@@ -5,25 +5,21 @@ Shapes: B sequences, T packed tokens, S longest sequence, H heads, D head width.
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from roberta.layout import SequenceLayout
-from roberta.models.dropout import draws_itself, dropout, factors
+from roberta.models.dropout import dropout
 
 _HALF = (torch.float16, torch.bfloat16)
 # What torch's flash attention takes, in half precision.
 _WIDEST_HEAD = 192  # of wider ones some devices have no gradients
 _LEAST_CAPABILITY = (8, 0)
 _EXACT_DROPOUT = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-_MANY = 2**30  # scores, more than torch is left with on a CPU
 _VECTOR = 16  # keys, whose multiples torch's kernel is fastest for in bf16 with AVX512
 _MOST_IN_FP32 = 256  # tokens of a sequence
 _MOST_BEYOND = 12  # keys shown for nothing: where a vector lacks more, what is left of it is as cheap
@@ -113,20 +109,16 @@ def _scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None,
     mask: (B, 1, 1, S), True where there is something to see, or what is added to the scores.
 
     Written out it is without torch's care for rows that see nothing, and its masks of dropout are cheaper. Like torch's
-    own on a CPU it has its softmax in fp32 then, whatever the precision of the heads.
+    own on a CPU it is in fp32 then, whatever the precision of the heads.
     """
     if mask is None and dropout_p == 0.0 and _is_slow_backward(q, k, v):
         with torch.autocast(q.device.type, enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    num_scores = q.shape[:-1].numel() * k.shape[-2]
-    if mask is not None or not _is_written_out(num_scores, q.device, dropout_p=dropout_p):
+    if mask is not None or not _is_written_out(q.device, dropout_p=dropout_p):
         with kernels(q.device, dropout_p=dropout_p):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p)
     wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        if q.dtype == torch.bfloat16 and _has_amx() and not torch._C._are_functorch_transforms_active():
-            output: Tensor = _Bf16Attention.apply(q, k, v, dropout_p)
-            return output
         scores = q.to(wide) / math.sqrt(q.shape[-1]) @ k.to(wide).transpose(-2, -1)  # (B, H, S, S)
         context = dropout(scores.softmax(dim=-1), dropout_p) @ v.to(wide)
     return context.to(q.dtype)
@@ -142,46 +134,6 @@ def _is_slow_backward(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return is_trained and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _MOST_IN_FP32
 
 
-@cache
-def _has_amx() -> bool:
-    """Return whether this processor has products in bf16 that pay for what rounding costs beside them.
-
-    With AVX512 alone attention takes up to twice as long as in fp32, also where there are instructions for bf16.
-    """
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
-class _Bf16Attention(torch.autograd.Function):
-    """Attention of heads (B, H, S, D) in bf16 with dropout, on a processor with AMX. It has no second derivatives.
-
-    The scores, their softmax, and the gradients of both are in fp32; they are rounded for what they are multiplied by.
-    That is as exact as torch's kernel without dropout: an error of 0.2 % in outputs and gradients, where one rounding
-    of them has 0.17 %.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
-        ctx.scale = 1.0 / math.sqrt(q.shape[-1])
-        scores = q.float() * ctx.scale @ k.float().transpose(-2, -1)  # (B, H, S, S)
-        shares = scores.softmax(dim=-1)
-        kept = factors(shares, dropout_p)
-        dropped = (shares * kept).bfloat16()
-        ctx.save_for_backward(q, k, v, shares, kept, dropped)
-        return dropped @ v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, shares, kept, dropped = ctx.saved_tensors
-        (grad,) = grad_outputs
-        with torch.autocast(grad.device.type, enabled=False):
-            grad_shares = (grad.float() @ v.float().transpose(-2, -1)).mul_(kept)
-            grad_scores = torch.ops.aten._softmax_backward_data(grad_shares, shares, -1, shares.dtype).bfloat16()
-            grad_q = (grad_scores @ k).mul_(ctx.scale)
-            grad_k = (grad_scores.transpose(-2, -1) @ q).mul_(ctx.scale)
-            return grad_q, grad_k, dropped.transpose(-2, -1) @ grad, None
-
-
 def kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager[None]:
     """Return a context in which torch chooses among the kernels that keep a rate of dropout.
 
@@ -193,9 +145,9 @@ def kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager
     return context
 
 
-def _is_written_out(num_scores: int, device: torch.device, *, dropout_p: float) -> bool:
+def _is_written_out(device: torch.device, *, dropout_p: float) -> bool:
     """Return whether to compute attention here: with dropout torch has no kernel of its own on a CPU."""
-    return dropout_p > 0.0 and draws_itself(num_scores, device)
+    return dropout_p > 0.0 and device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _has_variable_length_kernel(q: Tensor) -> bool:
@@ -222,7 +174,7 @@ def backend(device: torch.device, dtype: torch.dtype, *, heads: int, width: int,
     width: of a head. It is found by asking torch for small tensors of the kind; nothing is computed. "products
     written out" is no kernel of torch's, but the products and the softmax one after the other.
     """
-    if _is_written_out(_MANY, device, dropout_p=dropout_p):
+    if _is_written_out(device, dropout_p=dropout_p):
         return "products written out"
     q = torch.empty(1, heads, 64, width, device=device, dtype=dtype, requires_grad=True)
     with kernels(device, dropout_p=dropout_p):

@@ -35,12 +35,7 @@ def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
         return x
     if not draws_itself(x.numel(), x.device):
         return F.dropout(x, p)
-    return x * factors(x, p).to(x.dtype)
-
-
-def factors(x: Tensor, p: float) -> Tensor:
-    """Return what `dropout` multiplies x by where it draws itself, 0 or 1 / (1 - p), in fp32 or the float64 of x."""
-    return torch.from_numpy(_factors(x.numel(), p, x.dtype)).view(x.shape)
+    return x * torch.from_numpy(_factors(x.numel(), p, x.dtype)).view(x.shape).to(x.dtype)
 
 
 def draws_itself(count: int, device: torch.device) -> bool:

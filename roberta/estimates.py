@@ -19,6 +19,7 @@ from torch import nn
 from roberta.checkpoint.assembly import unfilled
 from roberta.devices import Precision
 from roberta.distributed import Parallelism
+from roberta.models.attention import MOST_IN_FP32
 from roberta.optim.groups import freeze
 from roberta.progress import in_millions
 from roberta.timetable import SECONDS_PER_HOUR
@@ -301,13 +302,15 @@ def _kept_by_attention(workload: Workload) -> int:
 
     Flash attention keeps the normaliser of each row. On a CPU with dropout the scores are in fp32; the probabilities
     before dropout, after it, and which went on are kept, and where q, k and v are in half precision, they are in fp32.
+    So they are over short sequences without dropout, and the output beside them.
     """
     model = workload.model
-    if workload.device_type != "cpu" or not model.attention_dropout:
-        return FP32 * model.attention_heads
-    probabilities = model.attention_heads * workload.tokens_per_sample
     widening = 3 * (FP32 - _number_bytes(workload)) * model.embed_dim
-    return 3 * FP32 * probabilities + widening
+    if workload.device_type == "cpu" and model.attention_dropout:
+        return 3 * FP32 * model.attention_heads * workload.tokens_per_sample + widening
+    if workload.device_type == "cpu" and workload.precision == "bf16" and workload.tokens_per_sample <= MOST_IN_FP32:
+        return FP32 * model.attention_heads + widening + FP32 * model.embed_dim
+    return FP32 * model.attention_heads
 
 
 def _kept_by_dropout(workload: Workload, rate: float, width: int) -> int:

@@ -15,13 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from roberta.layout import SequenceLayout
 from roberta.models.dropout import dropout
 
+MOST_IN_FP32 = 256  # tokens of a sequence, for which training in bf16 on a CPU has attention without dropout in fp32
 _HALF = (torch.float16, torch.bfloat16)
 # What torch's flash attention takes, in half precision.
 _WIDEST_HEAD = 192  # of wider ones some devices have no gradients
 _LEAST_CAPABILITY = (8, 0)
 _EXACT_DROPOUT = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 _VECTOR = 16  # keys, whose multiples torch's kernel is fastest for in bf16 with AVX512
-_MOST_IN_FP32 = 256  # tokens of a sequence
 _MOST_BEYOND = 12  # keys shown for nothing: where a vector lacks more, what is left of it is as cheap
 
 
@@ -131,7 +131,7 @@ def _is_slow_backward(q: Tensor, k: Tensor, v: Tensor) -> bool:
     0.8 of the time with AMX, and longer without it (two cores, torch 2.13, 2026-12-01).
     """
     is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return is_trained and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= _MOST_IN_FP32
+    return is_trained and q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[-2] <= MOST_IN_FP32
 
 
 def kernels(device: torch.device, *, dropout_p: float) -> AbstractContextManager[None]:

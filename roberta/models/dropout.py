@@ -29,7 +29,8 @@ def dropout(x: Tensor, p: float, *, training: bool = True) -> Tensor:
     """Set each element to 0 with chance p, and divide the others by 1 - p; return x itself outside of training.
 
     Masks always follow from torch's random state. Where `draws_itself` says so, that gives no more than the seed of a
-    generator of numpy's, which takes a third to a quarter of the time: `examples/benchmark/kernels.py`.
+    generator of numpy's, which takes a third to a half of the time, backward pass included:
+    `examples/benchmark/kernels.py`.
     """
     if not training or p == 0.0:
         return x

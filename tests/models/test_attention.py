@@ -188,7 +188,7 @@ def test_in_bf16_what_is_trained_without_dropout_is_computed_in_fp32_on_a_cpu(le
     torch.testing.assert_close(found, expected.bfloat16(), rtol=0, atol=0)
     for mine, theirs in zip(narrow, wide, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad.bfloat16(), rtol=0, atol=0)
-    long = SequenceLayout.from_lengths([attention_module._MOST_IN_FP32 + 1])
+    long = SequenceLayout.from_lengths([attention_module.MOST_IN_FP32 + 1])
     q = torch.randn(long.num_tokens, 2, 8).bfloat16()
     torchs = F.scaled_dot_product_attention(*(q.transpose(0, 1)[None],) * 3)[0].transpose(0, 1)
     for given in (q, q.clone().requires_grad_()):

@@ -124,7 +124,7 @@ def is_validated_elsewhere(old: Mapping[str, Any] | None, new: Mapping[str, Any]
 
 def warn_of_conditions(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Say what of the conditions differs, if anything does; at first they didn't tell all of what they do now."""
-    then = {"cpu_engine": "torch", "dropout": "torch", "hardware": new["hardware"]}
+    then = {"cpu_engine": "torch", "dropout": "torch", "hardware": new["hardware"], "arithmetic": "older"}
     if changes := _differences({**then, **old}, new):
         logger.warning(
             "resumed under other conditions (%s): the same samples in the same order, but not the same bits", changes

@@ -191,6 +191,15 @@ def test_a_run_goes_on_with_the_engine_that_was_measured_at_its_start(recipe, ca
     assert "other conditions (cpu_engine was numpy, is torch)" in caplog.text
 
 
+@pytest.mark.parametrize("before", [{}, {"arithmetic": "2026-11-30"}])
+def test_a_run_that_began_with_other_arithmetic_of_this_package_is_told_so(before, caplog):
+    found = conditions(SINGLE, "torch")
+    warn_of_conditions(found, found)
+    assert not caplog.text
+    warn_of_conditions({name: value for name, value in found.items() if name != "arithmetic"} | before, found)
+    assert f"other conditions (arithmetic was {before.get('arithmetic', 'older')}, is {found['arithmetic']})" in caplog.text
+
+
 @pytest.mark.parametrize("serial", [False, True])
 def test_who_draws_the_masks_of_dropout_is_a_condition_and_was_torch_at_first(serial, caplog, monkeypatch):
     monkeypatch.setattr(identity, "torch_draws_one_by_one", lambda: serial)

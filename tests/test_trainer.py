@@ -197,7 +197,8 @@ def test_a_run_that_began_with_other_arithmetic_of_this_package_is_told_so(befor
     warn_of_conditions(found, found)
     assert not caplog.text
     warn_of_conditions({name: value for name, value in found.items() if name != "arithmetic"} | before, found)
-    assert f"other conditions (arithmetic was {before.get('arithmetic', 'older')}, is {found['arithmetic']})" in caplog.text
+    then = before.get("arithmetic", "older")
+    assert f"other conditions (arithmetic was {then}, is {found['arithmetic']})" in caplog.text
 
 
 @pytest.mark.parametrize("serial", [False, True])
